@@ -1,0 +1,674 @@
+//! The cell: the one task that owns an agent, and with it the agent's action lock.
+//!
+//! It obeys its control queue first, then its back-off timer, then the message in hand, then the mailbox.
+//! A crash is answered before anything is written: decide, start again, and only then publish and keep.
+
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    Adoption, AgentContext, AgentSpec, Behaviour, Desired, ExitReport, Health, HealthStatus, Issue, Message, Started,
+    Status, Stop,
+    message::Envelope,
+    runtime::{RestartRequest, Restarted},
+    shared::{Control, KeptState, Settle, Shared},
+};
+use crate::{
+    Error, ErrorKind, Kernel, Result,
+    clock::Mono,
+    contain::contained,
+    event::EventDraft,
+    supervision::{Decision, RestartTracker, Strategy},
+};
+
+/// A handler that takes longer has hung: that is a failure of its agent.
+const HANDLER_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long a graceful stop may take where the agent's configuration says nothing.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+enum Phase {
+    /// Nothing runs, nothing is planned.
+    Idle,
+    /// Wants to start and cannot yet.
+    Waiting,
+    /// A behaviour is alive.
+    Live,
+    /// Starts again at this time.
+    Backoff(Mono, ExitReport),
+    /// Stopped by or failed in its group, which starts it again.
+    Grouped,
+}
+
+type Handling = Pin<Box<dyn Future<Output = Option<ExitReport>> + Send>>;
+
+pub(crate) struct Cell {
+    kernel: Kernel,
+    shared: Arc<Shared>,
+    phase: Phase,
+    tracker: RestartTracker,
+    behaviour: Option<Arc<dyn Behaviour>>,
+    cx: AgentContext,
+    /// What the behaviour last said of its health in this life.
+    reported: Health,
+    handling: Option<Handling>,
+    kept: KeptState,
+}
+
+impl Cell {
+    pub(crate) fn new(kernel: Kernel, shared: Arc<Shared>, kept: KeptState) -> Self {
+        let cx = AgentContext::new(kernel.clone(), shared.clone(), kept.incarnation);
+        Self {
+            kernel,
+            shared,
+            phase: Phase::Idle,
+            tracker: RestartTracker::default(),
+            behaviour: None,
+            cx,
+            reported: Health::unknown(),
+            handling: None,
+            kept,
+        }
+    }
+
+    /// Runs until the agent is destroyed or its control queue closes.
+    pub(crate) async fn run(mut self) {
+        loop {
+            let backoff = match &self.phase {
+                Phase::Backoff(at, _) => Some(self.kernel.clock().sleep_until(*at)),
+                _ => None,
+            };
+            let listens = matches!(self.phase, Phase::Live) && self.handling.is_none() && self.shared.is_ready();
+            tokio::select! {
+                biased;
+                control = self.shared.control.recv() => match control {
+                    None => break,
+                    Some(Control::Destroy { reply }) => {
+                        let done = self.destroy().await;
+                        let _ = reply.send(done);
+                        break;
+                    }
+                    Some(control) => self.obey(control).await,
+                },
+                () = when(backoff) => self.resume().await,
+                failure = in_hand(&mut self.handling) => {
+                    self.handling = None;
+                    if let Some(exit) = failure {
+                        self.abandon(Stop::Kill).await;
+                        self.on_exit(exit).await;
+                    }
+                }
+                envelope = self.shared.mailbox.recv(), if listens => {
+                    if let Some(envelope) = envelope {
+                        self.take(envelope);
+                    }
+                }
+            }
+        }
+        self.end_life("the agent has ended");
+        self.shared.control.close_and_discard();
+        self.shared.mailbox.close_and_discard();
+    }
+
+    async fn obey(&mut self, control: Control) {
+        match control {
+            Control::Boot { adopt, reply } => answer(reply, self.boot(adopt).await),
+            Control::Start { reply } => answer(reply, self.start().await),
+            Control::Stop { how, settle, reply } => answer(reply, self.stop(how, settle).await),
+            Control::Restart { request, reply } => {
+                let _ = reply.send(self.restart(request).await);
+            }
+            Control::GroupStart { cause, reply } => {
+                let _ = reply.send(self.group_start(&cause).await);
+            }
+            Control::Update { spec, reply } => {
+                let _ = reply.send(self.update(spec).await);
+            }
+            Control::Exited { incarnation, exit } if self.is_current(incarnation) => self.on_exit(exit).await,
+            Control::Ready { incarnation } if self.is_current(incarnation) => self.on_ready(),
+            Control::Health { incarnation, health } if self.is_current(incarnation) => self.on_health(health),
+            Control::Exited { .. } | Control::Ready { .. } | Control::Health { .. } => {}
+            Control::Recheck => self.recheck().await,
+            Control::Destroy { .. } => unreachable!("`run` handles it"),
+        }
+    }
+
+    fn is_current(&self, incarnation: u64) -> bool {
+        matches!(self.phase, Phase::Live) && incarnation == self.cx.incarnation()
+    }
+
+    // ---- beginnings ---------------------------------------------------------------------------
+
+    async fn boot(&mut self, adopt: bool) -> Result<()> {
+        let spec = self.shared.spec();
+        if adopt && self.adopt_what_runs(&spec).await {
+            return Ok(());
+        }
+        if let Some(why) = self.kept.quarantined.clone() {
+            self.settle(Status::Quarantined, Some(why));
+        } else if let Some(why) = self.kept.finished.clone() {
+            self.settle(Status::Stopped, Some(why));
+        } else if spec.desired == Desired::Running {
+            return self.begin_life().await;
+        } else {
+            self.settle(Status::Stopped, None);
+        }
+        Ok(())
+    }
+
+    /// Takes over what the last host left; true when that decided what the agent does now.
+    async fn adopt_what_runs(&mut self, spec: &AgentSpec) -> bool {
+        let Ok(behaviour) = self.kernel.types().create(&spec.kind, &spec.config) else { return false };
+        let adoption = contained(behaviour.adopt(&self.cx)).await.and_then(|r| r);
+        match adoption {
+            Ok(Adoption::Adopted { incarnation, started }) => {
+                self.enter_life(behaviour, incarnation);
+                self.publish("agent.adopted", json!({"incarnation": incarnation}));
+                self.go_live(started);
+                if spec.desired == Desired::Stopped || self.kept.quarantined.is_some() {
+                    let _ = self.stop(Stop::Graceful(STOP_DEADLINE), Settle::Stopped("stopped".into())).await;
+                }
+                true
+            }
+            Ok(Adoption::Ended { incarnation, exit }) if spec.desired == Desired::Running && self.kept.quarantined.is_none() => {
+                self.enter_life(behaviour, incarnation);
+                self.phase = Phase::Live;
+                self.on_exit(exit).await;
+                true
+            }
+            Ok(Adoption::Ended { incarnation, .. }) => {
+                self.set_incarnation(incarnation);
+                false
+            }
+            Ok(Adoption::Absent) => false,
+            Err(e) => {
+                tracing::warn!(agent = %self.shared.id, error = %e, "adoption failed");
+                false
+            }
+        }
+    }
+
+    async fn start(&mut self) -> Result<()> {
+        if matches!(self.phase, Phase::Live) {
+            return Ok(());
+        }
+        self.tracker.clear();
+        self.kept.quarantined = None;
+        self.kept.finished = None;
+        self.begin_life().await
+    }
+
+    /// Starts a new life, or waits when something it needs is missing. An error leaves it failed.
+    async fn begin_life(&mut self) -> Result<()> {
+        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
+            self.wait(format!("waiting for `{missing}`"));
+            return Ok(());
+        }
+        match self.launch().await {
+            Ok(started) => {
+                self.publish("agent.started", self.life());
+                self.go_live(started);
+                Ok(())
+            }
+            Err(e) if e.kind == ErrorKind::TypeUnavailable => {
+                self.wait("type_unavailable".into());
+                Ok(())
+            }
+            Err(e) => {
+                self.end_life("it could not be started");
+                self.settle(Status::Failed, Some(format!("could not start: {}", e.message)));
+                Err(e)
+            }
+        }
+    }
+
+    /// Makes a behaviour and starts it. The hot path of every restart: no store, no event.
+    async fn launch(&mut self) -> Result<Started> {
+        let spec = self.shared.spec();
+        let behaviour = self.kernel.types().create(&spec.kind, &spec.config)?;
+        let incarnation = self.cx.incarnation() + 1;
+        self.enter_life(behaviour.clone(), incarnation);
+        if let Some(snapshot) = self.kernel.agents().snapshot_of(&self.shared.id) {
+            contained(behaviour.restore(snapshot)).await??;
+        }
+        contained(behaviour.start(&self.cx)).await?
+    }
+
+    fn enter_life(&mut self, behaviour: Arc<dyn Behaviour>, incarnation: u64) {
+        self.set_incarnation(incarnation);
+        self.reported = Health::unknown();
+        self.behaviour = Some(behaviour.clone());
+        self.shared.public().behaviour = Some(behaviour);
+    }
+
+    fn set_incarnation(&mut self, incarnation: u64) {
+        self.cx = AgentContext::new(self.kernel.clone(), self.shared.clone(), incarnation);
+        self.kept.incarnation = incarnation;
+        self.shared.public().state.incarnation = incarnation;
+    }
+
+    fn go_live(&mut self, started: Started) {
+        self.phase = Phase::Live;
+        match started {
+            Started::Ready => self.on_ready(),
+            Started::Pending => {
+                self.set_status(Status::Starting, None);
+                self.refresh_health();
+                self.keep();
+            }
+        }
+    }
+
+    fn wait(&mut self, why: String) {
+        self.end_life("the agent waits");
+        self.phase = Phase::Waiting;
+        self.set_status(Status::Waiting, Some(why));
+        self.refresh_health();
+        self.keep();
+    }
+
+    async fn recheck(&mut self) {
+        if matches!(self.phase, Phase::Waiting) && self.kernel.agents().missing_dependency(&self.shared).is_none() {
+            let _ = self.begin_life().await;
+        } else if matches!(self.phase, Phase::Live) && self.kernel.types().get(&self.shared.spec().kind).is_err() {
+            self.wait("type_unavailable".into());
+        }
+    }
+
+    // ---- what the behaviour tells -------------------------------------------------------------
+
+    fn on_ready(&mut self) {
+        if self.reported.status == HealthStatus::Unknown {
+            self.reported = Health::healthy();
+        }
+        self.set_status(self.live_status(), None);
+        self.refresh_health();
+        self.keep();
+        self.kernel.agents().readiness_changed(&self.shared);
+    }
+
+    fn on_health(&mut self, health: Health) {
+        self.reported = health;
+        if self.shared.is_ready() {
+            self.set_status(self.live_status(), None);
+        }
+        self.refresh_health();
+    }
+
+    fn live_status(&self) -> Status {
+        match self.reported.status {
+            HealthStatus::Degraded | HealthStatus::Critical => Status::Degraded,
+            HealthStatus::Healthy | HealthStatus::Unknown => Status::Running,
+        }
+    }
+
+    /// The life ended by itself: supervision decides what follows.
+    async fn on_exit(&mut self, exit: ExitReport) {
+        let ended = self.life();
+        let noticed = self.kernel.clock().now();
+        self.end_life("the agent ended");
+        let spec = self.shared.spec();
+        let decision = self.tracker.on_exit(&spec.restart, noticed, exit.clean, self.kernel.rng());
+        {
+            let mut public = self.shared.public();
+            public.state.last_exit = Some(exit.clone());
+        }
+        self.kept.last_exit = Some(exit.clone());
+        let grouped = self.kernel.agents().strategy_over(&spec) != Strategy::OneForOne;
+        match decision {
+            Decision::Restart(delay) if delay.is_zero() && !grouped => {
+                let relaunched = self.relaunch().await;
+                self.publish_exit(&ended, &exit, "restart");
+                self.after_relaunch(relaunched, &exit.reason, "supervision", noticed).await;
+            }
+            Decision::Restart(delay) => {
+                self.publish_exit(&ended, &exit, "restart");
+                let at = noticed + delay;
+                self.set_status(Status::Restarting, Some(exit.reason.clone()));
+                self.phase = Phase::Backoff(at, exit);
+                self.refresh_health();
+                self.keep();
+            }
+            Decision::Stay => {
+                self.publish_exit(&ended, &exit, "none");
+                let why = format!("ended: {}", exit.reason);
+                self.kept.finished = Some(why.clone());
+                self.settle(Status::Stopped, Some(why));
+            }
+            Decision::Fail => {
+                self.publish_exit(&ended, &exit, "none");
+                let why = format!("failed: {}", exit.reason);
+                self.kept.finished = Some(why.clone());
+                self.settle(Status::Failed, Some(why));
+            }
+            Decision::Escalate => {
+                self.publish_exit(&ended, &exit, "escalate");
+                self.escalate(&spec, exit);
+            }
+        }
+    }
+
+    /// The back-off is over.
+    async fn resume(&mut self) {
+        let Phase::Backoff(_, exit) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
+        let spec = self.shared.spec();
+        if self.kernel.agents().strategy_over(&spec) != Strategy::OneForOne {
+            self.phase = Phase::Grouped;
+            self.kernel.agents().restart_group(&self.shared, &exit);
+            return;
+        }
+        let now = self.kernel.clock().now();
+        let relaunched = self.relaunch().await;
+        self.after_relaunch(relaunched, &exit.reason, "supervision", now).await;
+    }
+
+    async fn relaunch(&mut self) -> Result<Started> {
+        self.kept.restarts += 1;
+        self.shared.public().state.restarts = self.kept.restarts;
+        self.launch().await
+    }
+
+    /// Tells of a restart. One that failed is an exit like any other, without recursion: through the queue.
+    async fn after_relaunch(&mut self, relaunched: Result<Started>, cause: &str, by: &str, since: Mono) {
+        match relaunched {
+            Ok(started) => {
+                let mut data = self.life();
+                data["cause"] = cause.into();
+                data["by"] = by.into();
+                data["took_ms"] = ((self.kernel.clock().now() - since).as_secs_f64() * 1e3).into();
+                self.publish("agent.restarted", data);
+                self.go_live(started);
+            }
+            Err(e) if e.kind == ErrorKind::TypeUnavailable => self.wait("type_unavailable".into()),
+            Err(e) => {
+                self.phase = Phase::Live;
+                self.set_status(Status::Restarting, Some(format!("could not start: {}", e.message)));
+                self.refresh_health();
+                self.cx.exited(ExitReport::failure(format!("could not start: {}", e.message)));
+            }
+        }
+    }
+
+    fn escalate(&mut self, spec: &AgentSpec, exit: ExitReport) {
+        let limit = spec.restart.intensity;
+        let why = format!(
+            "{} restarts within {} were not enough: {}",
+            limit.max,
+            crate::duration::format(limit.window),
+            exit.reason
+        );
+        self.publish("agent.escalated", json!({"reason": why, "to": spec.parent}));
+        if spec.parent.is_some() {
+            self.set_status(Status::Restarting, Some(why.clone()));
+            self.phase = Phase::Grouped;
+            self.refresh_health();
+            self.keep();
+            self.kernel.agents().escalate(&self.shared, &why);
+        } else {
+            self.quarantine(why);
+        }
+    }
+
+    fn quarantine(&mut self, why: String) {
+        self.kept.quarantined = Some(why.clone());
+        self.settle(Status::Quarantined, Some(why.clone()));
+        self.publish("agent.quarantined", json!({"reason": why}));
+    }
+
+    // ---- what others ask ----------------------------------------------------------------------
+
+    async fn stop(&mut self, how: Stop, settle: Settle) -> Result<()> {
+        let stopped = self.abandon(how).await;
+        match settle {
+            Settle::Stopped(_) if how == Stop::Detach => {}
+            Settle::Stopped(why) => self.settle(Status::Stopped, Some(why)),
+            Settle::Quarantined(why) => self.quarantine(why),
+            Settle::ForGroup(why) => {
+                self.set_status(Status::Restarting, Some(why));
+                self.phase = Phase::Grouped;
+                self.refresh_health();
+            }
+        }
+        stopped
+    }
+
+    async fn restart(&mut self, request: RestartRequest) -> Result<Restarted> {
+        let incarnation = self.cx.incarnation();
+        let superseded = request.if_incarnation.is_some_and(|seen| seen != incarnation);
+        if superseded || (request.if_incarnation.is_some() && matches!(self.phase, Phase::Backoff(..))) {
+            return Ok(Restarted::Superseded { incarnation });
+        }
+        let since = self.kernel.clock().now();
+        let behaviour = self.behaviour.clone();
+        let how = if request.kill { Stop::Kill } else { Stop::Graceful(STOP_DEADLINE) };
+        self.abandon(how).await?;
+        if request.reset {
+            self.kernel.agents().forget_snapshot(&self.shared.id);
+            if let Some(behaviour) = behaviour {
+                contained(behaviour.reset(&self.cx)).await??;
+            }
+        }
+        if request.if_incarnation.is_none() {
+            self.tracker.clear();
+        }
+        self.kept.quarantined = None;
+        self.kept.finished = None;
+        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
+            self.wait(format!("waiting for `{missing}`"));
+            return Ok(Restarted::Done { incarnation });
+        }
+        let relaunched = self.relaunch().await;
+        let failed = relaunched.as_ref().err().cloned();
+        self.after_relaunch(relaunched, &request.reason, &request.by, since).await;
+        match failed {
+            Some(e) => Err(e),
+            None => Ok(Restarted::Done { incarnation: self.cx.incarnation() }),
+        }
+    }
+
+    /// The group starts this member again; its own count of failures begins anew with the group's.
+    async fn group_start(&mut self, cause: &str) -> Result<()> {
+        if !matches!(self.phase, Phase::Grouped) {
+            return Ok(());
+        }
+        let since = self.kernel.clock().now();
+        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
+            self.wait(format!("waiting for `{missing}`"));
+            return Ok(());
+        }
+        let relaunched = self.relaunch().await;
+        self.after_relaunch(relaunched, cause, "group", since).await;
+        Ok(())
+    }
+
+    async fn update(&mut self, spec: Arc<AgentSpec>) -> Result<()> {
+        let old = std::mem::replace(&mut self.shared.public().spec, spec.clone());
+        self.publish("agent.updated", json!({"spec": *spec}));
+        let new_life = old.kind != spec.kind || old.config != spec.config;
+        match spec.desired {
+            Desired::Stopped if old.desired == Desired::Running => {
+                self.stop(Stop::Graceful(STOP_DEADLINE), Settle::Stopped("stopped".into())).await
+            }
+            Desired::Running if new_life && matches!(self.phase, Phase::Live) => {
+                self.abandon(Stop::Graceful(STOP_DEADLINE)).await?;
+                self.begin_life().await
+            }
+            Desired::Running if new_life || !matches!(self.phase, Phase::Live | Phase::Backoff(..) | Phase::Grouped) => {
+                self.start().await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn destroy(&mut self) -> Result<()> {
+        let behaviour = self.behaviour.clone();
+        self.abandon(Stop::Graceful(STOP_DEADLINE)).await?;
+        if let Some(behaviour) = behaviour {
+            let _ = contained(behaviour.reset(&self.cx)).await;
+        }
+        Ok(())
+    }
+
+    /// Ends the life on purpose, taking a snapshot when there is time for one.
+    async fn abandon(&mut self, how: Stop) -> Result<()> {
+        let was_live = matches!(self.phase, Phase::Live);
+        self.phase = Phase::Idle;
+        self.handling = None;
+        let Some(behaviour) = self.behaviour.clone() else { return Ok(()) };
+        if how != Stop::Kill
+            && was_live
+            && let Ok(Some(snapshot)) = contained(behaviour.snapshot()).await
+        {
+            let _ = self.kernel.agents().save_snapshot(&self.shared.id, snapshot).await;
+        }
+        let stopped = contained(behaviour.stop(how)).await.and_then(|r| r);
+        self.end_life("the agent was stopped");
+        stopped
+    }
+
+    fn end_life(&mut self, why: &str) {
+        self.handling = None;
+        self.phase = Phase::Idle;
+        if self.behaviour.take().is_some() {
+            self.shared.public().behaviour = None;
+        }
+        let waiting = self.shared.mailbox.len();
+        if waiting > 0 {
+            tracing::debug!(agent = %self.shared.id, waiting, "{why}; messages wait for the next life");
+        }
+    }
+
+    // ---- messages -----------------------------------------------------------------------------
+
+    fn take(&mut self, envelope: Envelope) {
+        let Some(behaviour) = self.behaviour.clone() else { return };
+        let Envelope { message, deadline, reply } = envelope;
+        let clock = self.kernel.clock().clone();
+        if deadline.is_some_and(|d| d <= clock.now()) {
+            return answer(reply, Err(Error::new(ErrorKind::Timeout, "the message's deadline passed before it was handled")));
+        }
+        self.shared.count_edge(&message.source);
+        let cx = self.cx.clone();
+        self.handling = Some(Box::pin(async move {
+            let limit = clock.sleep_until(clock.now() + HANDLER_LIMIT);
+            tokio::select! {
+                outcome = contained(behaviour.handle(&cx, message)) => {
+                    let panicked = outcome.as_ref().err().map(|e| ExitReport::failure(e.message.clone()));
+                    answer(reply, outcome.and_then(|r| r));
+                    panicked
+                }
+                () = limit => {
+                    let why = format!("a message handler did not return within {}", crate::duration::format(HANDLER_LIMIT));
+                    answer(reply, Err(Error::new(ErrorKind::Timeout, why.clone())));
+                    Some(ExitReport::failure(why))
+                }
+            }
+        }));
+    }
+
+    // ---- what is shown ------------------------------------------------------------------------
+
+    fn settle(&mut self, status: Status, reason: Option<String>) {
+        self.phase = Phase::Idle;
+        self.set_status(status, reason);
+        self.refresh_health();
+        self.keep();
+    }
+
+    fn set_status(&mut self, status: Status, reason: Option<String>) {
+        let previous = {
+            let mut public = self.shared.public();
+            if public.state.status == status && public.state.reason == reason {
+                return;
+            }
+            let previous = std::mem::replace(&mut public.state.status, status);
+            public.state.reason = reason.clone();
+            public.state.since_ms = self.kernel.clock().wall_ms();
+            previous
+        };
+        if previous != status {
+            self.publish("agent.status.changed", json!({"status": status, "previous": previous, "reason": reason}));
+        }
+    }
+
+    /// Health follows from the phase of life and, while alive, from what the behaviour reports.
+    fn refresh_health(&mut self) {
+        let (status, reason) = {
+            let public = self.shared.public();
+            (public.state.status, public.state.reason.clone())
+        };
+        let why = || reason.clone().unwrap_or_default();
+        let health = match status {
+            Status::Running | Status::Degraded => self.reported.clone(),
+            Status::Starting | Status::Waiting | Status::Stopped => Health::unknown(),
+            Status::Restarting => Health::of(vec![Issue::critical("restarting", why())]),
+            Status::Failed => Health::of(vec![Issue::critical("failed", why())]),
+            Status::Quarantined => Health::of(vec![Issue::critical("quarantined", why())]),
+        };
+        let previous = {
+            let mut public = self.shared.public();
+            if public.state.health == health {
+                return;
+            }
+            std::mem::replace(&mut public.state.health, health.clone())
+        };
+        self.tracker.health(self.kernel.clock().now(), health.status == HealthStatus::Healthy);
+        let data = json!({"health": health, "previous": previous.status, "incarnation": self.cx.incarnation()});
+        self.publish("agent.health.updated", data);
+    }
+
+    fn publish_exit(&self, ended: &Value, exit: &ExitReport, next: &str) {
+        let mut data = ended.clone();
+        data["exit"] = json!(exit);
+        data["next"] = next.into();
+        self.publish("agent.exited", data);
+    }
+
+    /// This life, as events tell it.
+    fn life(&self) -> Value {
+        let mut life = self.behaviour.as_ref().map(|b| b.facts()).unwrap_or_else(Map::new);
+        life.insert("incarnation".into(), self.cx.incarnation().into());
+        life.insert("restarts".into(), self.kept.restarts.into());
+        Value::Object(life)
+    }
+
+    fn publish(&self, kind: &str, mut data: Value) {
+        data["agent"] = self.shared.name().into();
+        data["id"] = self.shared.id.clone().into();
+        data["type"] = self.shared.spec().kind.clone().into();
+        self.kernel.publish(EventDraft::json(kind, data).subject(&self.shared.id).source(format!("/agents/{}", self.shared.id)));
+    }
+
+    fn keep(&self) {
+        self.kernel.agents().keep_state(&self.shared.id, &self.kept);
+    }
+}
+
+fn answer<T>(reply: Option<tokio::sync::oneshot::Sender<Result<T>>>, result: Result<T>) {
+    if let Some(reply) = reply {
+        let _ = reply.send(result);
+    }
+}
+
+async fn when(timer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+    match timer {
+        Some(timer) => timer.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn in_hand(handling: &mut Option<Handling>) -> Option<ExitReport> {
+    match handling {
+        Some(future) => future.await,
+        None => std::future::pending().await,
+    }
+}
+
+/// So that a message to an agent that cannot take one is answered at once.
+pub(crate) fn refuse(message: &Message, target: &str) -> Option<Error> {
+    message.chain.iter().any(|id| id == target).then(|| {
+        Error::new(ErrorKind::WouldDeadlock, format!("agent `{target}` already waits for this answer"))
+            .hint("use tell, or answer before asking back")
+    })
+}

@@ -1,0 +1,268 @@
+//! What others may see of an agent, and the queues that reach its cell.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use hms_queue::{Overflow, Queue};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+use tokio::sync::oneshot;
+
+use super::{
+    AgentSpec, Behaviour, ExitReport, Health, HealthStatus, Stop,
+    message::Envelope,
+    runtime::{RestartRequest, Restarted},
+};
+use crate::{Result, supervision::RestartTracker};
+
+/// Where an agent is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub enum Status {
+    /// It cannot start yet: a dependency or its type is missing.
+    Waiting,
+    /// Started, and not ready yet.
+    Starting,
+    /// It does its work.
+    Running,
+    /// It runs, and is not healthy.
+    Degraded,
+    /// It ended and will be started again.
+    Restarting,
+    /// It is meant not to run, or its job is done.
+    #[default]
+    Stopped,
+    /// It failed, and its policy does not restart it.
+    Failed,
+    /// It failed too often: nothing starts it but a person or an escalation.
+    Quarantined,
+}
+
+impl Status {
+    /// The word that JSON shows.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Degraded => "degraded",
+            Self::Restarting => "restarting",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Quarantined => "quarantined",
+        }
+    }
+
+    /// Whether a behaviour is alive in this state.
+    pub fn is_live(self) -> bool {
+        matches!(self, Self::Starting | Self::Running | Self::Degraded)
+    }
+}
+
+/// The observable state of an agent.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct AgentState {
+    /// Where it is in its life.
+    pub status: Status,
+    /// Why, where that is not obvious.
+    pub reason: Option<String>,
+    /// How well it is.
+    pub health: Health,
+    /// Restarts by supervision and healing since it was created.
+    pub restarts: u64,
+    /// Its current (or last) life; grows with every start.
+    pub incarnation: u64,
+    /// Wall-clock milliseconds of the last change of status.
+    pub since_ms: u64,
+    /// How its last life ended.
+    pub last_exit: Option<ExitReport>,
+}
+
+/// The part of the state that the store keeps.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(crate) struct KeptState {
+    #[serde(default)]
+    pub(crate) restarts: u64,
+    #[serde(default)]
+    pub(crate) incarnation: u64,
+    #[serde(default)]
+    pub(crate) quarantined: Option<String>,
+    #[serde(default)]
+    pub(crate) finished: Option<String>,
+    #[serde(default)]
+    pub(crate) last_exit: Option<ExitReport>,
+}
+
+pub(crate) struct Public {
+    pub(crate) spec: Arc<AgentSpec>,
+    pub(crate) state: AgentState,
+    pub(crate) behaviour: Option<Arc<dyn Behaviour>>,
+}
+
+pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
+
+/// What a cell is told.
+pub(crate) enum Control {
+    /// Begin: a first start or, after a host's death, adoption.
+    Boot { adopt: bool, reply: Option<Reply<()>> },
+    Start { reply: Option<Reply<()>> },
+    Stop { how: Stop, settle: Settle, reply: Option<Reply<()>> },
+    /// Its group starts it again.
+    GroupStart { cause: String, reply: Reply<()> },
+    Restart { request: RestartRequest, reply: Reply<Restarted> },
+    Destroy { reply: Reply<()> },
+    Update { spec: Arc<AgentSpec>, reply: Reply<()> },
+    Exited { incarnation: u64, exit: ExitReport },
+    Ready { incarnation: u64 },
+    Health { incarnation: u64, health: Health },
+    /// A dependency or a type changed: look again.
+    Recheck,
+}
+
+/// What an agent is after a stop.
+pub(crate) enum Settle {
+    Stopped(String),
+    Quarantined(String),
+    /// A sibling's failure stopped it; its group starts it again.
+    ForGroup(String),
+}
+
+/// The part of an agent that its cell and others share.
+pub(crate) struct Shared {
+    pub(crate) id: String,
+    pub(crate) dir: PathBuf,
+    pub(crate) env: Option<Arc<BTreeMap<String, String>>>,
+    pub(crate) control: Queue<Control>,
+    pub(crate) mailbox: Queue<Envelope>,
+    public: Mutex<Public>,
+    /// As a parent: restarts of its group.
+    pub(crate) group: Mutex<RestartTracker>,
+    /// As a parent: held while its group is restarted.
+    pub(crate) group_lock: tokio::sync::Mutex<()>,
+    /// Messages received, by source; at most [`EDGES`] sources are told apart.
+    edges: Mutex<HashMap<String, u64>>,
+}
+
+const EDGES: usize = 256;
+
+impl Shared {
+    pub(crate) fn new(
+        id: String,
+        dir: PathBuf,
+        env: Option<Arc<BTreeMap<String, String>>>,
+        spec: Arc<AgentSpec>,
+        kept: &KeptState,
+        now_ms: u64,
+    ) -> Self {
+        let state = AgentState {
+            restarts: kept.restarts,
+            incarnation: kept.incarnation,
+            last_exit: kept.last_exit.clone(),
+            since_ms: now_ms,
+            ..AgentState::default()
+        };
+        Self {
+            id,
+            dir,
+            env,
+            control: Queue::new(usize::MAX >> 8, Overflow::Reject),
+            mailbox: Queue::new(spec.mailbox, Overflow::Reject),
+            public: Mutex::new(Public { spec, state, behaviour: None }),
+            group: Mutex::default(),
+            group_lock: tokio::sync::Mutex::default(),
+            edges: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn public(&self) -> MutexGuard<'_, Public> {
+        self.public.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn spec(&self) -> Arc<AgentSpec> {
+        self.public().spec.clone()
+    }
+
+    pub(crate) fn name(&self) -> String {
+        self.public().spec.name.clone()
+    }
+
+    pub(crate) fn state(&self) -> AgentState {
+        self.public().state.clone()
+    }
+
+    pub(crate) fn behaviour(&self) -> Option<Arc<dyn Behaviour>> {
+        self.public().behaviour.clone()
+    }
+
+    pub(crate) fn tell_cell(&self, control: Control) {
+        // Refused only when the cell has ended, and then nobody waits for an answer that is not dropped.
+        let _ = self.control.push(control);
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        matches!(self.public().state.status, Status::Running | Status::Degraded)
+    }
+
+    pub(crate) fn count_edge(&self, source: &str) {
+        let mut edges = self.edges.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = edges.len() < EDGES || edges.contains_key(source);
+        *edges.entry(if known { source.to_owned() } else { "*".into() }).or_default() += 1;
+    }
+
+    pub(crate) fn edges(&self) -> HashMap<String, u64> {
+        self.edges.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The agent as one row of `agent list`.
+    pub(crate) fn row(&self) -> Value {
+        let (spec, state, behaviour) = {
+            let public = self.public();
+            (public.spec.clone(), public.state.clone(), public.behaviour.clone())
+        };
+        let mut row = Map::new();
+        row.insert("id".into(), self.id.clone().into());
+        row.insert("name".into(), spec.name.clone().into());
+        row.insert("type".into(), spec.kind.clone().into());
+        row.insert("status".into(), state.status.as_str().into());
+        row.insert("health".into(), state.health.status.as_str().into());
+        row.insert("restarts".into(), state.restarts.into());
+        row.insert("since_ms".into(), state.since_ms.into());
+        if let Some(reason) = &state.reason {
+            row.insert("reason".into(), reason.clone().into());
+        }
+        if let Some(behaviour) = behaviour {
+            row.append(&mut behaviour.facts());
+        }
+        Value::Object(row)
+    }
+
+    /// The agent as `agent status` shows it.
+    pub(crate) fn detail(&self) -> Value {
+        let mut row = self.row();
+        let (spec, state) = {
+            let public = self.public();
+            (public.spec.clone(), public.state.clone())
+        };
+        let mailbox = self.mailbox.stats();
+        row["issues"] = json!(state.health.issues);
+        row["incarnation"] = state.incarnation.into();
+        row["last_exit"] = json!(state.last_exit);
+        row["depends_on"] = json!(spec.depends_on);
+        row["parent"] = json!(spec.parent);
+        row["labels"] = json!(spec.labels);
+        row["desired"] = json!(spec.desired);
+        row["restart"] = json!(spec.restart);
+        row["config"] = spec.config.clone();
+        row["messages"] = json!({"waiting": self.mailbox.len(), "refused": mailbox.lost, "from": self.edges()});
+        row
+    }
+}
+
+impl AgentState {
+    pub(crate) fn is_well(&self) -> bool {
+        self.health.status == HealthStatus::Healthy
+    }
+}

@@ -1,0 +1,102 @@
+//! The registry of agent types.
+//!
+//! The first provider of a type is active; further ones of the same version stand by and take over when
+//! it goes. A provider with another version is an error.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use serde_json::Value;
+
+use super::behaviour::{AgentTypeSpec, Behaviour, BehaviourFactory};
+use crate::{Error, ErrorKind, Result, owner::Owner, schema::Schema};
+
+#[derive(Clone)]
+struct Provider {
+    spec: Arc<AgentTypeSpec>,
+    owner: Owner,
+    schema: Arc<Schema>,
+    factory: Arc<dyn BehaviourFactory>,
+}
+
+/// The agent types of the system.
+#[derive(Default)]
+pub struct AgentTypes {
+    by_name: RwLock<BTreeMap<String, Vec<Provider>>>,
+}
+
+impl AgentTypes {
+    /// Registers a provider of a type.
+    pub fn register(&self, owner: Owner, spec: AgentTypeSpec, factory: Arc<dyn BehaviourFactory>) -> Result<()> {
+        let schema =
+            Arc::new(Schema::compile(&spec.schema).map_err(|e| e.context(format!("agent type `{}`", spec.name)))?);
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        let providers = by_name.entry(spec.name.clone()).or_default();
+        if let Some(active) = providers.first()
+            && active.spec.version != spec.version
+        {
+            return Err(Error::new(
+                ErrorKind::VersionMismatch,
+                format!(
+                    "agent type `{}` is offered as {} by {}, not as {}",
+                    spec.name, active.spec.version, active.owner, spec.version
+                ),
+            ));
+        }
+        if providers.iter().any(|p| p.owner == owner) {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("agent type `{}` is already registered by {owner}", spec.name),
+            ));
+        }
+        providers.push(Provider { spec: Arc::new(spec), owner, schema, factory });
+        Ok(())
+    }
+
+    /// What type `name` is.
+    pub fn get(&self, name: &str) -> Result<Arc<AgentTypeSpec>> {
+        self.provider(name).map(|p| p.spec)
+    }
+
+    /// All types, by name.
+    pub fn list(&self) -> Vec<Arc<AgentTypeSpec>> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.values().filter_map(|p| p.first()).map(|p| p.spec.clone()).collect()
+    }
+
+    /// Fills defaults into a configuration of type `name` and validates it; errors name the key.
+    pub fn check(&self, name: &str, config: &mut Value) -> Result<()> {
+        let provider = self.provider(name)?;
+        provider.schema.check(&format!("configuration of type `{name}`"), ErrorKind::InvalidConfig, config)
+    }
+
+    /// A behaviour of type `name`.
+    pub fn create(&self, name: &str, config: &Value) -> Result<Arc<dyn Behaviour>> {
+        self.provider(name)?.factory.create(config)
+    }
+
+    /// Removes what `owner` registered; returns the types that nobody offers any more.
+    pub fn remove_owner(&self, owner: &Owner) -> Vec<String> {
+        let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
+        let mut gone = Vec::new();
+        by_name.retain(|name, providers| {
+            providers.retain(|p| p.owner != *owner);
+            if providers.is_empty() {
+                gone.push(name.clone());
+            }
+            !providers.is_empty()
+        });
+        gone
+    }
+
+    fn provider(&self, name: &str) -> Result<Provider> {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.get(name).and_then(|p| p.first()).cloned().ok_or_else(|| {
+            let known = by_name.keys().cloned().collect::<Vec<_>>().join(", ");
+            Error::new(ErrorKind::TypeUnavailable, format!("no running process offers agent type `{name}`"))
+                .hint(format!("available types: {known}"))
+        })
+    }
+}

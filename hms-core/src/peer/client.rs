@@ -1,0 +1,465 @@
+//! The other side: finds the home's host, starts one when there is none, and outlives it.
+//!
+//! A client keeps attached: when the host dies, every client races to start the next one (the home's lock
+//! lets exactly one win), greets it, and renews its subscriptions from where they were. Requests under way
+//! fail and say so; requests made meanwhile wait.
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use hms_queue::{Batch, Overflow, Queue};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    net::UnixStream,
+    sync::watch,
+    time::Instant,
+};
+
+use super::{Connection, PROTOCOL_MAJOR, PROTOCOL_MINOR, PeerHandler, SOCKET};
+use crate::{
+    Error, ErrorKind, Result,
+    command::{Caller, Update},
+    event::Event,
+};
+
+/// The command line that runs a host. It must print `ready` when it listens, `busy` when another one has
+/// the home, or an error as JSON, as its first line, and close its standard output.
+#[derive(Debug, Clone)]
+pub struct HostCommand {
+    /// The program.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<String>,
+    /// Where its standard error goes.
+    pub log: PathBuf,
+}
+
+/// How to attach.
+#[derive(Debug, Clone)]
+pub struct Attach {
+    /// The folder of the host's socket.
+    pub runtime_dir: PathBuf,
+    /// Who attaches, for the host's log.
+    pub name: String,
+    /// How to start a host when there is none; `None`: never start one.
+    pub start: Option<HostCommand>,
+    /// How long finding or starting a host may take.
+    pub deadline: Duration,
+}
+
+/// A peer attached to a home's host. Cheap to clone; the last one dropped detaches.
+#[derive(Clone)]
+pub struct Client(Arc<Shared>, #[expect(dead_code, reason = "dropping the last one detaches")] Arc<Detach>);
+
+struct Detach(Arc<Shared>);
+
+impl Drop for Detach {
+    fn drop(&mut self) {
+        self.0.detach();
+    }
+}
+
+struct Shared {
+    attach: Attach,
+    link: watch::Sender<Link>,
+    next: AtomicU64,
+    /// Where updates of running commands go, by call.
+    calls: Mutex<HashMap<u64, tokio::sync::mpsc::UnboundedSender<Update>>>,
+    subscriptions: Mutex<HashMap<u64, Arc<Remote>>>,
+    /// The host said that it is being stopped: do not start another.
+    stopping: AtomicBool,
+    detached: AtomicBool,
+}
+
+#[derive(Clone)]
+enum Link {
+    Up { connection: Arc<Connection>, host: Arc<Value> },
+    Down,
+    Over(Error),
+}
+
+struct Remote {
+    params: Value,
+    queue: Queue<Event>,
+    /// The last journaled sequence that arrived: where to go on after the host died.
+    cursor: AtomicU64,
+}
+
+impl Client {
+    /// Attaches to the host, starting one if need be and allowed.
+    ///
+    /// Errors: `host-unavailable` (there is none and none may or could be started), `version-mismatch`,
+    /// and what the started host reports (a corrupt store, a malformed configuration).
+    pub async fn attach(attach: Attach) -> Result<Self> {
+        let (link, _) = watch::channel(Link::Down);
+        let shared = Arc::new(Shared {
+            attach,
+            link,
+            next: AtomicU64::new(1),
+            calls: Mutex::default(),
+            subscriptions: Mutex::default(),
+            stopping: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
+        });
+        shared.connect().await?;
+        tokio::spawn(shared.clone().keep_attached());
+        Ok(Self(shared.clone(), Arc::new(Detach(shared))))
+    }
+
+    /// What the host said of itself: `pid`, `version`, `home`, `started_ms`.
+    pub fn host(&self) -> Option<Arc<Value>> {
+        match &*self.0.link.borrow() {
+            Link::Up { host, .. } => Some(host.clone()),
+            Link::Down | Link::Over(_) => None,
+        }
+    }
+
+    /// Asks the host; waits for the next one while there is none.
+    pub async fn request(&self, method: &str, params: Value) -> Result<Value> {
+        let connection = self.0.connection().await?;
+        let answer = connection.request(method, params).await;
+        match answer {
+            Err(e) if e.kind == ErrorKind::HostUnavailable && connection.is_closed() => {
+                Err(Error::new(ErrorKind::HostUnavailable, "the host went away before it answered")
+                    .hint("it may or may not have done what was asked: look, then ask again"))
+            }
+            answer => answer,
+        }
+    }
+
+    /// Runs a command in the host. `on_update` is called, in order, with what it says meanwhile; dropping the
+    /// future cancels the command.
+    pub async fn run(&self, path: &str, args: Value, caller: Caller, mut on_update: impl FnMut(Update)) -> Result<Value> {
+        let call = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let (tx, mut updates) = tokio::sync::mpsc::unbounded_channel();
+        self.0.calls().insert(call, tx);
+        let mut guard = CallGuard { shared: &self.0, call, done: false };
+        let params = json!({"call": call, "path": path, "args": args, "caller": caller});
+        let request = self.request("command.run", params);
+        tokio::pin!(request);
+        let outcome = loop {
+            tokio::select! {
+                biased;
+                Some(update) = updates.recv() => on_update(update),
+                outcome = &mut request => break outcome,
+            }
+        };
+        guard.done = true;
+        while let Ok(update) = updates.try_recv() {
+            on_update(update);
+        }
+        outcome
+    }
+
+    /// Subscribes to events of the host, over its deaths.
+    pub async fn subscribe(
+        &self,
+        patterns: Vec<String>,
+        filter: Option<String>,
+        capacity: usize,
+        after_sequence: Option<u64>,
+    ) -> Result<RemoteSubscription> {
+        let number = self.0.next.fetch_add(1, Ordering::Relaxed);
+        let params = json!({
+            "subscription": number, "patterns": patterns, "filter": filter,
+            "capacity": capacity, "after_sequence": after_sequence,
+        });
+        let remote = Arc::new(Remote {
+            params: params.clone(),
+            queue: Queue::new(capacity.max(1), Overflow::DropOldest),
+            cursor: AtomicU64::new(after_sequence.unwrap_or(0)),
+        });
+        self.0.subscriptions().insert(number, remote.clone());
+        if let Err(e) = self.request("event.subscribe", params).await {
+            self.0.subscriptions().remove(&number);
+            return Err(e);
+        }
+        Ok(RemoteSubscription { client: self.clone(), number, remote })
+    }
+
+    /// Asks the host to end (or, with `detach`, to let the next one take its agents over), and waits until it
+    /// has.
+    pub async fn shut_down_host(&self, detach: bool) -> Result<Value> {
+        self.0.stopping.store(true, Ordering::Release);
+        let connection = self.0.connection().await?;
+        let answer = connection.request("host.shutdown", json!({"detach": detach})).await?;
+        connection.ended().await;
+        Ok(answer)
+    }
+
+    /// Completes with the reason when there is no host any more and none can be started.
+    pub async fn over(&self) -> Error {
+        let mut link = self.0.link.subscribe();
+        let link = link.wait_for(|l| matches!(l, Link::Over(_))).await;
+        match link.as_deref() {
+            Ok(Link::Over(e)) => e.clone(),
+            _ => Error::new(ErrorKind::HostUnavailable, "detached"),
+        }
+    }
+}
+
+struct CallGuard<'c> {
+    shared: &'c Arc<Shared>,
+    call: u64,
+    done: bool,
+}
+
+impl Drop for CallGuard<'_> {
+    fn drop(&mut self) {
+        self.shared.calls().remove(&self.call);
+        if !self.done
+            && let Link::Up { connection, .. } = &*self.shared.link.borrow()
+        {
+            let _ = connection.try_notify("command.cancel", json!({"call": self.call}));
+        }
+    }
+}
+
+/// A subscription to a host's events.
+pub struct RemoteSubscription {
+    client: Client,
+    number: u64,
+    remote: Arc<Remote>,
+}
+
+impl RemoteSubscription {
+    /// The next events, with how many were lost before them; `None` when there will be no more.
+    pub async fn next_batch(&mut self, max: usize) -> Option<Batch<Event>> {
+        self.remote.queue.recv_batch(max).await
+    }
+}
+
+impl Drop for RemoteSubscription {
+    fn drop(&mut self) {
+        self.client.0.subscriptions().remove(&self.number);
+        if let Link::Up { connection, .. } = &*self.client.0.link.borrow() {
+            // Detached: the host forgets the subscription with the connection if this does not arrive.
+            let _ = connection.try_notify("event.unsubscribe", json!({"subscription": self.number}));
+        }
+    }
+}
+
+impl Shared {
+    async fn connection(&self) -> Result<Arc<Connection>> {
+        let mut link = self.link.subscribe();
+        let wait = link.wait_for(|l| !matches!(l, Link::Down));
+        match tokio::time::timeout(self.attach.deadline, wait).await {
+            Ok(Ok(link)) => match &*link {
+                Link::Up { connection, .. } => Ok(connection.clone()),
+                Link::Over(e) => Err(e.clone()),
+                Link::Down => Err(Error::internal("waited for a link and got none")),
+            },
+            Ok(Err(_)) => Err(Error::new(ErrorKind::HostUnavailable, "detached")),
+            Err(_) => Err(Error::new(
+                ErrorKind::HostUnavailable,
+                format!("no host within {}", crate::duration::format(self.attach.deadline)),
+            )),
+        }
+    }
+
+    /// Finds or starts a host and greets it.
+    async fn connect(self: &Arc<Self>) -> Result<()> {
+        let socket = self.attach.runtime_dir.join(SOCKET);
+        let until = Instant::now() + self.attach.deadline;
+        let had_one = matches!(&*self.link.borrow(), Link::Down) && self.next.load(Ordering::Relaxed) > 1;
+        let mut pause = Duration::from_millis(5);
+        loop {
+            match UnixStream::connect(&socket).await {
+                Ok(stream) => return self.greet(stream).await,
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Err(Error::io(socket.display(), &e)),
+                Err(_) => {}
+            }
+            match &self.attach.start {
+                Some(command) if start_host(command, until).await? == Began::Ready => continue,
+                // Another process owns the home and just begins or ends; there is nothing to wait on.
+                Some(_) => {}
+                None if had_one => {}
+                None => {
+                    return Err(Error::new(ErrorKind::HostUnavailable, "no host runs for this home")
+                        .hint("start one with `system run`"));
+                }
+            }
+            if Instant::now() >= until {
+                return Err(Error::new(ErrorKind::HostUnavailable, format!("no host listens at {}", socket.display()))
+                    .hint("a process owns the home but does not answer: `system status` and the host's log tell more"));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(100));
+        }
+    }
+
+    async fn greet(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
+        let (read, write) = stream.into_split();
+        let connection = Connection::start(read, write, Arc::new(Inbound(self.clone())));
+        let hello = json!({
+            "protocol": {"major": PROTOCOL_MAJOR, "minor": PROTOCOL_MINOR},
+            "client": {"name": self.attach.name, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()},
+        });
+        let mut answer = connection.request("hello", hello).await?;
+        let host = Arc::new(answer["host"].take());
+        let renew: Vec<_> = self.subscriptions().values().cloned().collect();
+        for remote in renew {
+            let mut params = remote.params.clone();
+            let cursor = remote.cursor.load(Ordering::Acquire);
+            if cursor > 0 {
+                params["after_sequence"] = cursor.into();
+            }
+            connection.request("event.subscribe", params).await?;
+        }
+        self.link.send_replace(Link::Up { connection, host });
+        Ok(())
+    }
+
+    /// Waits for the host to go, and races for the next one.
+    async fn keep_attached(self: Arc<Self>) {
+        loop {
+            let connection = match &*self.link.borrow() {
+                Link::Up { connection, .. } => connection.clone(),
+                Link::Down | Link::Over(_) => return,
+            };
+            connection.ended().await;
+            if self.detached.load(Ordering::Acquire) {
+                return;
+            }
+            if self.stopping.load(Ordering::Acquire) {
+                return self.end(Error::new(ErrorKind::HostUnavailable, "the host was stopped"));
+            }
+            self.link.send_replace(Link::Down);
+            if let Err(e) = self.connect().await {
+                return self.end(e);
+            }
+        }
+    }
+
+    fn end(&self, why: Error) {
+        self.link.send_replace(Link::Over(why));
+        for remote in self.subscriptions().values() {
+            remote.queue.close();
+        }
+    }
+
+    fn detach(&self) {
+        self.detached.store(true, Ordering::Release);
+        let link = self.link.send_replace(Link::Over(Error::new(ErrorKind::HostUnavailable, "detached")));
+        if let Link::Up { connection, .. } = link {
+            connection.close();
+        }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<u64, tokio::sync::mpsc::UnboundedSender<Update>>> {
+        self.calls.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn subscriptions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Remote>>> {
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Inbound(Arc<Shared>);
+
+#[async_trait]
+impl PeerHandler for Inbound {
+    async fn request(&self, _peer: &Arc<Connection>, method: &str, _params: Value) -> Result<Value> {
+        Err(Error::new(ErrorKind::NotSupported, format!("this peer does not answer `{method}`")))
+    }
+
+    async fn notification(&self, _peer: &Arc<Connection>, method: &str, mut params: Value) {
+        match method {
+            "event.batch" => self.take_events(&mut params),
+            "command.update" => {
+                let call = params["call"].as_u64().unwrap_or_default();
+                if let Some(call) = self.0.calls().get(&call)
+                    && let Ok(update) = serde_json::from_value(params["update"].take())
+                {
+                    let _ = call.send(update);
+                }
+            }
+            "host.stopping" if !params["restart"].as_bool().unwrap_or(false) => {
+                self.0.stopping.store(true, Ordering::Release);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Inbound {
+    fn take_events(&self, params: &mut Value) {
+        let Some(number) = params["subscription"].as_u64() else { return };
+        let Some(remote) = self.0.subscriptions().get(&number).cloned() else { return };
+        remote.queue.record_lost(params["lost"].as_u64().unwrap_or(0));
+        let Value::Array(events) = params["events"].take() else { return };
+        for event in events {
+            match Event::from_json(event) {
+                Ok(event) => {
+                    if let Some(sequence) = event.sequence {
+                        remote.cursor.fetch_max(sequence, Ordering::AcqRel);
+                    }
+                    let _ = remote.queue.push(event);
+                }
+                Err(e) => tracing::warn!(error = %e, "the host sent an event that is none"),
+            }
+        }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Began {
+    /// It listens.
+    Ready,
+    /// Another one has the home.
+    Busy,
+}
+
+/// Starts a host and waits for its first line.
+async fn start_host(command: &HostCommand, until: Instant) -> Result<Began> {
+    let failed = |what: String| {
+        Error::new(ErrorKind::HostUnavailable, what).hint(format!("its log is {}", command.log.display()))
+    };
+    let log = hms_os::files::append(&command.log).map_err(|e| Error::io(command.log.display(), &e))?;
+    let mut child = std::process::Command::new(&command.program)
+        .args(&command.args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(log)
+        .spawn()
+        .map_err(|e| failed(format!("could not start a host ({}): {e}", command.program.display())))?;
+    let stdout = child.stdout.take().ok_or_else(|| Error::internal("a piped stdout is there"))?;
+    // Whoever starts a host must also reap it, should it end first.
+    std::thread::Builder::new()
+        .name("hms-host-reaper".into())
+        .stack_size(64 << 10)
+        .spawn(move || child.wait())
+        .map_err(|e| Error::io("starting a thread", &e))?;
+    let receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(stdout.into()).map_err(|e| Error::io("a pipe", &e))?;
+    let mut line = String::new();
+    let mut reader = BufReader::new(receiver);
+    match tokio::time::timeout_at(until, reader.read_line(&mut line)).await {
+        Err(_) => return Err(failed("the host did not become ready in time".into())),
+        Ok(Err(e)) => return Err(failed(format!("the host could not be heard: {e}"))),
+        Ok(Ok(_)) => {}
+    }
+    match line.trim() {
+        "ready" => Ok(Began::Ready),
+        "busy" => Ok(Began::Busy),
+        "" => Err(failed("the host ended before it was ready".into())),
+        text => Err(serde_json::from_str::<Error>(text).unwrap_or_else(|_| failed(format!("the host said: {text}")))),
+    }
+}
+
+/// The files of a home that clients and hosts agree on.
+impl HostCommand {
+    /// `program args… ` for `home`, logging to `<home>/host.log`.
+    pub fn new(program: impl Into<PathBuf>, args: Vec<String>, home: &Path) -> Self {
+        Self { program: program.into(), args, log: home.join("host.log") }
+    }
+}

@@ -1,0 +1,230 @@
+//! One conversation with a peer.
+//!
+//! A reader task dispatches, a writer task writes from a bounded queue. Requests run side by side, at most
+//! [`CONCURRENT`] at a time: beyond that the peer is not read, so that it feels the back-pressure itself.
+//! A peer that does not read for [`STALLED`] is cut off.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    sync::{Semaphore, mpsc, oneshot, watch},
+};
+
+use super::frame::{Wire, read_frame};
+use crate::{Error, ErrorKind, Result, contain::contained};
+
+const CONCURRENT: usize = 64;
+const OUTBOUND: usize = 64;
+const STALLED: Duration = Duration::from_secs(30);
+
+/// What answers the other side.
+#[async_trait]
+pub trait PeerHandler: Send + Sync + 'static {
+    /// Answers a request. Requests run side by side.
+    async fn request(&self, peer: &Arc<Connection>, method: &str, params: Value) -> Result<Value>;
+
+    /// Takes a notification. In order, one at a time; must be quick.
+    async fn notification(&self, _peer: &Arc<Connection>, _method: &str, _params: Value) {}
+
+    /// The conversation is over.
+    fn closed(&self) {}
+}
+
+/// A conversation: asks the other side, and tells it.
+pub struct Connection {
+    outbound: mpsc::Sender<Vec<u8>>,
+    pending: Mutex<HashMap<u64, oneshot::Sender<Result<Value>>>>,
+    next_id: AtomicU64,
+    closed: watch::Sender<bool>,
+}
+
+impl Connection {
+    /// Starts a conversation over a stream; `handler` answers what the other side asks.
+    pub fn start<R, W>(read: R, write: W, handler: Arc<dyn PeerHandler>) -> Arc<Self>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let (outbound, outgoing) = mpsc::channel(OUTBOUND);
+        let (closed, _) = watch::channel(false);
+        let connection = Arc::new(Self { outbound, pending: Mutex::default(), next_id: AtomicU64::new(1), closed });
+        tokio::spawn(write_all(write, outgoing, connection.clone()));
+        tokio::spawn(connection.clone().read_all(read, handler));
+        connection
+    }
+
+    /// Asks the other side.
+    pub async fn request(&self, method: &str, params: Value) -> Result<Value> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let (tx, rx) = oneshot::channel();
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(id, tx);
+        let forget = Forget { connection: self, id };
+        self.send(Wire::request(id, method, params)).await?;
+        let answer = rx.await.unwrap_or_else(|_| Err(lost()));
+        drop(forget);
+        answer
+    }
+
+    /// Tells the other side, waiting for room in the queue.
+    pub async fn notify(&self, method: &str, params: Value) -> Result<()> {
+        self.send(Wire::notification(method, params)).await
+    }
+
+    /// Tells the other side if there is room.
+    pub fn try_notify(&self, method: &str, params: Value) -> Result<()> {
+        let bytes = Wire::notification(method, params).encode()?;
+        self.outbound.try_send(bytes).map_err(|_| Error::new(ErrorKind::QueueFull, "the peer does not keep up"))
+    }
+
+    /// Ends the conversation; what waits for an answer fails.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+        let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
+        for waiting in pending.into_values() {
+            let _ = waiting.send(Err(lost()));
+        }
+    }
+
+    /// Ends the conversation after what is queued has been written, or after a second.
+    pub async fn finish(&self) {
+        let drained = self.outbound.reserve_many(OUTBOUND);
+        let _ = tokio::time::timeout(Duration::from_secs(1), drained).await;
+        self.close();
+    }
+
+    /// Completes when the conversation is over.
+    pub async fn ended(&self) {
+        let _ = self.closed.subscribe().wait_for(|c| *c).await;
+    }
+
+    /// Whether it is over.
+    pub fn is_closed(&self) -> bool {
+        *self.closed.borrow()
+    }
+
+    async fn send(&self, message: Wire) -> Result<()> {
+        let bytes = message.encode()?;
+        if self.is_closed() {
+            return Err(lost());
+        }
+        tokio::select! {
+            sent = self.outbound.send(bytes) => sent.map_err(|_| lost()),
+            () = self.ended() => Err(lost()),
+        }
+    }
+
+    async fn read_all<R: AsyncRead + Unpin>(self: Arc<Self>, mut read: R, handler: Arc<dyn PeerHandler>) {
+        let running = Arc::new(Semaphore::new(CONCURRENT));
+        let mut buffer = Vec::new();
+        loop {
+            let frame = tokio::select! {
+                frame = read_frame(&mut read, &mut buffer) => frame,
+                () = self.ended() => break,
+            };
+            let message = match frame {
+                Ok(None) => break,
+                Ok(Some(bytes)) => Wire::decode(bytes),
+                Err(e) => Err(e),
+            };
+            // A large message must not keep its memory for the life of a quiet connection.
+            if buffer.capacity() > 1 << 16 {
+                buffer = Vec::new();
+            }
+            match message {
+                Ok(message) => self.dispatch(message, &handler, &running).await,
+                Err(e) => {
+                    tracing::warn!(error = %e, "a peer broke the protocol and is cut off");
+                    let _ = self.send(Wire::response(None, Err(e))).await;
+                    break;
+                }
+            }
+        }
+        self.close();
+        handler.closed();
+    }
+
+    async fn dispatch(self: &Arc<Self>, message: Wire, handler: &Arc<dyn PeerHandler>, running: &Arc<Semaphore>) {
+        match (message.method, message.id) {
+            (Some(method), Some(id)) => {
+                let Ok(permit) = running.clone().acquire_owned().await else { return };
+                let (connection, handler) = (self.clone(), handler.clone());
+                tokio::spawn(async move {
+                    let work = contained(handler.request(&connection, &method, message.params));
+                    tokio::select! {
+                        outcome = work => {
+                            let outcome = outcome.and_then(|r| r);
+                            let response = Wire::response(Some(id), outcome);
+                            if let Err(e) = connection.send(response).await {
+                                let _ = connection.send(Wire::response(Some(id), Err(e))).await;
+                            }
+                        }
+                        () = connection.ended() => {}
+                    }
+                    drop(permit);
+                });
+            }
+            (Some(method), None) => {
+                let _ = contained(handler.notification(self, &method, message.params)).await;
+            }
+            (None, id) => {
+                let waiting = id.and_then(|id| self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+                let outcome = match message.error {
+                    Some(e) => Err(Error::from(e)),
+                    None => Ok(message.result.unwrap_or(Value::Null)),
+                };
+                if let Some(waiting) = waiting {
+                    let _ = waiting.send(outcome);
+                } else if let Err(e) = outcome {
+                    tracing::debug!(error = %e, "the other side reports an error");
+                }
+            }
+        }
+    }
+}
+
+/// Forgets a request whose asker stopped waiting.
+struct Forget<'c> {
+    connection: &'c Connection,
+    id: u64,
+}
+
+impl Drop for Forget<'_> {
+    fn drop(&mut self) {
+        self.connection.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+async fn write_all<W: AsyncWrite + Unpin>(mut write: W, mut outgoing: mpsc::Receiver<Vec<u8>>, connection: Arc<Connection>) {
+    loop {
+        let bytes = tokio::select! {
+            biased;
+            bytes = outgoing.recv() => bytes,
+            () = connection.ended() => None,
+        };
+        let Some(bytes) = bytes else { break };
+        match tokio::time::timeout(STALLED, write.write_all(&bytes)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => break,
+            Err(_) => {
+                tracing::warn!("a peer has not read for {STALLED:?} and is cut off");
+                break;
+            }
+        }
+    }
+    connection.close();
+    let _ = write.shutdown().await;
+}
+
+fn lost() -> Error {
+    Error::new(ErrorKind::HostUnavailable, "the connection ended")
+}

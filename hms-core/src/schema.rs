@@ -1,0 +1,79 @@
+//! JSON Schema: compiled validators whose errors name the argument or key, and defaults filled in.
+
+use serde_json::{Map, Value};
+
+use crate::{Error, ErrorKind, Result};
+
+/// A compiled schema that can say what is wrong with a value, and where.
+#[derive(Debug)]
+pub struct Schema {
+    raw: Value,
+    validator: jsonschema::Validator,
+}
+
+impl Schema {
+    /// Compiles `raw`. An invalid schema is its author's mistake and an error.
+    pub fn compile(raw: &Value) -> Result<Self> {
+        let validator = crate::config::validator(raw)?;
+        Ok(Self { raw: raw.clone(), validator })
+    }
+
+    /// The schema as written.
+    pub fn raw(&self) -> &Value {
+        &self.raw
+    }
+
+    /// All problems of `value`, each as (dotted path, what is wrong).
+    pub fn problems(&self, value: &Value) -> Vec<(String, String)> {
+        self.validator
+            .iter_errors(value)
+            .map(|e| (dotted(&e.instance_path().to_string()), crate::config::describe(&e)))
+            .collect()
+    }
+
+    /// Fills defaults into `value`, then validates it. `what` names the thing in the error.
+    pub fn check(&self, what: &str, kind: ErrorKind, value: &mut Value) -> Result<()> {
+        fill_defaults(&self.raw, value);
+        let problems = self.problems(value);
+        if problems.is_empty() {
+            return Ok(());
+        }
+        let text = problems
+            .iter()
+            .map(|(path, problem)| if path.is_empty() { problem.clone() } else { format!("`{path}`: {problem}") })
+            .collect::<Vec<_>>()
+            .join("; ");
+        Err(Error::new(kind, format!("{what}: {text}")))
+    }
+}
+
+/// Writes the `default` of each absent property into `value`, deeply through objects that exist.
+pub fn fill_defaults(schema: &Value, value: &mut Value) {
+    let (Some(properties), Value::Object(object)) = (schema.get("properties").and_then(Value::as_object), value) else {
+        return;
+    };
+    for (key, property) in properties {
+        match object.get_mut(key) {
+            Some(present) => fill_defaults(property, present),
+            None => {
+                if let Some(default) = property.get("default") {
+                    object.insert(key.clone(), default.clone());
+                }
+            }
+        }
+    }
+}
+
+/// An object schema with these properties, of which `required` must be there and no others may.
+pub fn object(properties: Value, required: &[&str]) -> Value {
+    let mut schema = Map::new();
+    schema.insert("type".into(), "object".into());
+    schema.insert("properties".into(), properties);
+    schema.insert("required".into(), required.iter().copied().map(Value::from).collect());
+    schema.insert("additionalProperties".into(), false.into());
+    Value::Object(schema)
+}
+
+fn dotted(pointer: &str) -> String {
+    pointer.trim_start_matches('/').replace('/', ".")
+}

@@ -1,0 +1,103 @@
+//! Ends whole process trees, many at once: one pass over the process table serves all who ask at the same
+//! time, so that stopping a thousand agents is not a thousand passes.
+
+use std::{
+    path::PathBuf,
+    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    time::{Duration, Instant},
+};
+
+use hms_core::os::{
+    identity::ProcessId,
+    token::Incarnations,
+    tree::{KillTree, kill_trees},
+};
+use tokio::sync::oneshot;
+
+/// Nobody waits for a sweep after a crash: let a few come together.
+const SWEEP_DELAY: Duration = Duration::from_millis(100);
+
+struct Order {
+    agent: Option<String>,
+    incarnations: Incarnations,
+    leader: Option<ProcessId>,
+    done: Option<oneshot::Sender<usize>>,
+}
+
+/// Where orders go. The thread ends with the last sender.
+#[derive(Debug, Clone)]
+pub(super) struct Undertaker(Sender<Order>);
+
+impl std::fmt::Debug for Order {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Order").field("agent", &self.agent).finish_non_exhaustive()
+    }
+}
+
+impl Undertaker {
+    pub(super) fn start(home: PathBuf) -> std::io::Result<Self> {
+        let (tx, rx) = channel();
+        std::thread::Builder::new().name("hms-undertaker".into()).stack_size(256 << 10).spawn(move || run(&home, &rx))?;
+        Ok(Self(tx))
+    }
+
+    /// Ends everything of an agent. Returns how many could not be ended.
+    pub(super) async fn end(&self, agent: &str, leader: Option<ProcessId>) -> usize {
+        let (tx, rx) = oneshot::channel();
+        let order = Order { agent: Some(agent.into()), incarnations: Incarnations::All, leader, done: Some(tx) };
+        if self.0.send(order).is_err() {
+            return 0;
+        }
+        rx.await.unwrap_or(0)
+    }
+
+    /// Ends, some time soon, what a crashed life left behind.
+    pub(super) fn sweep(&self, agent: &str, incarnation: u64, leader: ProcessId) {
+        let incarnations = Incarnations::Exactly(incarnation);
+        let order = Order { agent: Some(agent.into()), incarnations, leader: Some(leader), done: None };
+        let _ = self.0.send(order);
+    }
+}
+
+fn run(home: &std::path::Path, orders: &Receiver<Order>) {
+    while let Ok(first) = orders.recv() {
+        let mut batch = vec![first];
+        let due = Instant::now() + SWEEP_DELAY;
+        loop {
+            let urgent = batch.iter().any(|o| o.done.is_some());
+            let next = if urgent {
+                orders.try_recv().ok()
+            } else {
+                match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                    Ok(order) => Some(order),
+                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
+                }
+            };
+            match next {
+                Some(order) if batch.len() < 4096 => batch.push(order),
+                Some(order) => {
+                    batch.push(order);
+                    break;
+                }
+                None => break,
+            }
+        }
+        let targets: Vec<KillTree<'_>> = batch
+            .iter()
+            .map(|o| KillTree {
+                home,
+                agent: o.agent.as_deref(),
+                incarnations: o.incarnations,
+                leader: o.leader,
+                cgroup: None,
+            })
+            .collect();
+        let report = kill_trees(&targets);
+        drop(targets);
+        for order in batch {
+            if let Some(done) = order.done {
+                let _ = done.send(report.survived.len());
+            }
+        }
+    }
+}
