@@ -5,15 +5,16 @@
 use std::{
     collections::BTreeMap,
     future::Future,
+    path::PathBuf,
     pin::Pin,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, atomic::AtomicI32},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::sync::{mpsc, watch};
 
-use crate::{Error, ErrorKind, Result, owner::Owner, schema::Schema};
+use crate::{Error, ErrorKind, Result, owner::Owner, peer::Attach, schema::LazySchema};
 
 /// Where a command's handler runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -338,11 +339,33 @@ pub struct Caller {
     pub env: Option<BTreeMap<String, String>>,
 }
 
+/// What a `caller` command has of the process it runs in.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// The program's name, for hints.
+    pub program: String,
+    /// The home that is meant.
+    pub home: PathBuf,
+    /// How to attach to its host.
+    pub attach: Attach,
+    /// Descriptors of standard input, output and error: the command may read and write them.
+    pub stdio: [i32; 3],
+    /// Whether standard output is a terminal.
+    pub terminal: bool,
+    /// Whether colours are wanted.
+    pub color: bool,
+    /// Whether the output shall be JSON.
+    pub json: bool,
+    /// The signal that cancelled the command, once it is cancelled; 0 for none.
+    pub signal: Arc<AtomicI32>,
+}
+
 /// What a handler is given beside its arguments.
 #[derive(Debug, Clone)]
 pub struct CommandContext {
     /// Who asks.
     pub caller: Caller,
+    surroundings: Option<Arc<Surroundings>>,
     updates: Option<mpsc::Sender<Update>>,
     cancelled: watch::Receiver<bool>,
 }
@@ -351,7 +374,21 @@ impl CommandContext {
     /// A context whose updates go to `updates`, and the switch that cancels it.
     pub fn new(caller: Caller, updates: Option<mpsc::Sender<Update>>) -> (Self, Canceller) {
         let (tx, rx) = watch::channel(false);
-        (Self { caller, updates, cancelled: rx }, Canceller(tx))
+        (Self { caller, surroundings: None, updates, cancelled: rx }, Canceller(tx))
+    }
+
+    /// The same in a process whose terminal, streams and home the command may use.
+    #[must_use]
+    pub fn within(mut self, surroundings: Surroundings) -> Self {
+        self.surroundings = Some(Arc::new(surroundings));
+        self
+    }
+
+    /// The process a `caller` command runs in. An error in the host, where such a command does not belong.
+    pub fn surroundings(&self) -> Result<&Arc<Surroundings>> {
+        self.surroundings.as_ref().ok_or_else(|| {
+            Error::new(ErrorKind::NotSupported, "this command runs only in the process that asks for it")
+        })
     }
 
     /// Says how far the work is. Dropped when the caller does not keep up.
@@ -427,7 +464,7 @@ pub struct Command {
     pub spec: Arc<CommandSpec>,
     /// Who registered it.
     pub owner: Owner,
-    schema: Arc<Schema>,
+    schema: Arc<LazySchema>,
     handler: Handler,
 }
 
@@ -437,7 +474,7 @@ impl Command {
         if args.is_null() {
             args = Value::Object(serde_json::Map::new());
         }
-        self.schema.check(&format!("`{}`", self.spec.path), ErrorKind::InvalidArgument, &mut args)?;
+        self.schema.get()?.check(&format!("`{}`", self.spec.path), ErrorKind::InvalidArgument, &mut args)?;
         (self.handler)(cx, args).await
     }
 }
@@ -451,7 +488,7 @@ pub struct Commands {
 impl Commands {
     /// Registers a command. A second one with the same path is an error.
     pub fn register(&self, owner: Owner, spec: CommandSpec, handler: Handler) -> Result<()> {
-        let schema = Arc::new(Schema::compile(&spec.args).map_err(|e| e.context(format!("command `{}`", spec.path)))?);
+        let schema = Arc::new(LazySchema::new(spec.args.clone()));
         let mut by_path = self.by_path.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(there) = by_path.get(&spec.path) {
             return Err(Error::new(
@@ -468,6 +505,14 @@ impl Commands {
         let by_path = self.by_path.read().unwrap_or_else(PoisonError::into_inner);
         by_path.get(path).cloned().ok_or_else(|| {
             Error::not_found("command", path).hint("`--help` lists the commands")
+        })
+    }
+
+    /// Compiles every argument schema; the error names the command. They are compiled at first use otherwise.
+    pub fn verify(&self) -> Result<()> {
+        let by_path = self.by_path.read().unwrap_or_else(PoisonError::into_inner);
+        by_path.values().try_for_each(|c| {
+            c.schema.get().map(drop).map_err(|e| e.context(format!("command `{}`", c.spec.path)))
         })
     }
 

@@ -1,5 +1,7 @@
 //! JSON Schema: compiled validators whose errors name the argument or key, and defaults filled in.
 
+use std::sync::OnceLock;
+
 use serde_json::{Map, Value};
 
 use crate::{Error, ErrorKind, Result};
@@ -44,6 +46,25 @@ impl Schema {
             .collect::<Vec<_>>()
             .join("; ");
         Err(Error::new(kind, format!("{what}: {text}")))
+    }
+}
+
+/// A schema that is compiled when it is first needed: describing a system must be quick.
+#[derive(Debug)]
+pub struct LazySchema {
+    raw: Value,
+    compiled: OnceLock<Result<Schema>>,
+}
+
+impl LazySchema {
+    /// Keeps `raw` for later.
+    pub fn new(raw: Value) -> Self {
+        Self { raw, compiled: OnceLock::new() }
+    }
+
+    /// The compiled schema, or what is wrong with it.
+    pub fn get(&self) -> Result<&Schema> {
+        self.compiled.get_or_init(|| Schema::compile(&self.raw)).as_ref().map_err(Clone::clone)
     }
 }
 

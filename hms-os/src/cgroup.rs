@@ -34,9 +34,7 @@ impl Cgroup {
     /// have several parts (`hms-3f2a/web`). `None` where that is not possible.
     pub fn create(name: &str) -> Option<Cgroup> {
         let relative = Path::new(name);
-        let plain = relative
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
+        let plain = relative.components().all(|part| matches!(part, Component::Normal(_)));
         if name.is_empty() || !plain {
             return None;
         }
@@ -56,11 +54,8 @@ impl Cgroup {
     pub fn open(path: &Path) -> Option<Cgroup> {
         let magic = rustix::fs::statfs(path).ok()?.f_type as u64;
         let usable = |file: &str| rustix::fs::access(path.join(file), Access::WRITE_OK).is_ok();
-        (magic == CGROUP2_MAGIC && usable("cgroup.kill") && usable("cgroup.procs")).then(|| {
-            Cgroup {
-                path: path.to_path_buf(),
-            }
-        })
+        (magic == CGROUP2_MAGIC && usable("cgroup.kill") && usable("cgroup.procs"))
+            .then(|| Cgroup { path: path.to_path_buf() })
     }
 
     /// Its directory, to be stored and given to [`Cgroup::open`].
@@ -153,9 +148,7 @@ fn locate(cgroups: &str, mounts: &str) -> Option<PathBuf> {
         let (root, point) = (unescape(fields.next()?), unescape(fields.next()?));
         // Of a container, only a part of the hierarchy may be mounted.
         let below = Path::new(own).strip_prefix(&root).ok()?;
-        let plain = below
-            .components()
-            .all(|part| matches!(part, Component::Normal(_)));
+        let plain = below.components().all(|part| matches!(part, Component::Normal(_)));
         plain.then(|| point.join(below))
     })
 }
@@ -201,14 +194,8 @@ mod tests {
             found("0::/user.slice/x.scope\n", unified),
             Some("/sys/fs/cgroup/user.slice/x.scope".into())
         );
-        assert_eq!(
-            found("4:cpu:/a\n0::/\n", hybrid),
-            Some("/sys/fs/cgroup/unified".into())
-        );
-        assert_eq!(
-            found("0::/docker/abc/d\n", part),
-            Some("/sys/fs/c g/d".into())
-        );
+        assert_eq!(found("4:cpu:/a\n0::/\n", hybrid), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(found("0::/docker/abc/d\n", part), Some("/sys/fs/c g/d".into()));
         assert_eq!(found("0::/elsewhere\n", part), None);
         assert_eq!(found("0::/../up\n", unified), None);
         assert_eq!(found("4:cpu:/a\n", hybrid), None);

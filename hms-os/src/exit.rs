@@ -20,11 +20,7 @@ pub struct Exit {
 
 impl Exit {
     /// It ended, and nobody can say how.
-    pub const UNKNOWN: Exit = Exit {
-        code: None,
-        signal: None,
-        core_dumped: false,
-    };
+    pub const UNKNOWN: Exit = Exit { code: None, signal: None, core_dumped: false };
 
     /// Whether it ended with exit code 0.
     pub fn success(&self) -> bool {
@@ -36,27 +32,16 @@ impl Exit {
     pub(crate) fn from_wait_status(status: i32) -> Self {
         let signal = status & 0x7f;
         if signal == 0 {
-            Exit {
-                code: Some((status >> 8) & 0xff),
-                ..Exit::UNKNOWN
-            }
+            Exit { code: Some((status >> 8) & 0xff), ..Exit::UNKNOWN }
         } else {
-            Exit {
-                code: None,
-                signal: Some(signal),
-                core_dumped: status & 0x80 != 0,
-            }
+            Exit { code: None, signal: Some(signal), core_dumped: status & 0x80 != 0 }
         }
     }
 }
 
 impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let core = if self.core_dumped {
-            " (core dumped)"
-        } else {
-            ""
-        };
+        let core = if self.core_dumped { " (core dumped)" } else { "" };
         match (self.signal, self.code) {
             (Some(signal), _) => write!(f, "killed by {}{core}", SignalName(signal)),
             (None, Some(code)) => write!(f, "exit code {code}"),
@@ -118,10 +103,7 @@ impl FromStr for Signal {
         } else {
             let upper = word.to_ascii_uppercase();
             let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-            NAMES
-                .iter()
-                .find(|(_, known)| *known == name)
-                .map(|(number, _)| Signal(*number))
+            NAMES.iter().find(|(_, known)| *known == name).map(|(number, _)| Signal(*number))
         };
         named.ok_or_else(|| {
             format!("'{text}' is not a signal (use a name such as TERM, or a number from 1 to 31)")
@@ -141,10 +123,7 @@ impl fmt::Display for SignalName {
 }
 
 fn name_of(number: i32) -> Option<&'static str> {
-    NAMES
-        .iter()
-        .find(|(known, _)| *known == number)
-        .map(|(_, name)| *name)
+    NAMES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
 }
 
 const NAMES: [(i32, &str); 31] = [
@@ -244,13 +223,10 @@ impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Limit::ALL
-            .into_iter()
-            .find(|limit| limit.name() == text)
-            .ok_or_else(|| {
-                let known = Limit::ALL.map(Limit::name).join(", ");
-                format!("'{text}' is not a resource limit (known: {known})")
-            })
+        Limit::ALL.into_iter().find(|limit| limit.name() == text).ok_or_else(|| {
+            let known = Limit::ALL.map(Limit::name).join(", ");
+            format!("'{text}' is not a resource limit (known: {known})")
+        })
     }
 }
 
@@ -274,14 +250,8 @@ mod tests {
     fn exits_say_what_happened() {
         assert_eq!(Exit::from_wait_status(3 << 8).to_string(), "exit code 3");
         assert_eq!(Exit::from_wait_status(9).to_string(), "killed by SIGKILL");
-        assert_eq!(
-            Exit::from_wait_status(11 | 0x80).to_string(),
-            "killed by SIGSEGV (core dumped)"
-        );
-        assert_eq!(
-            Exit::from_wait_status(40).to_string(),
-            "killed by signal 40"
-        );
+        assert_eq!(Exit::from_wait_status(11 | 0x80).to_string(), "killed by SIGSEGV (core dumped)");
+        assert_eq!(Exit::from_wait_status(40).to_string(), "killed by signal 40");
         assert_eq!(Exit::UNKNOWN.to_string(), "exit code unknown");
         assert!(!Exit::UNKNOWN.success());
     }

@@ -19,11 +19,7 @@ const PRIVATE: u32 = 0o600;
 /// # Errors
 /// As open(2).
 pub fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(PRIVATE)
-        .open(path)
+    OpenOptions::new().append(true).create(true).mode(PRIVATE).open(path)
 }
 
 /// Create a directory, and what it lies in, for the owner alone (0700). One that is there keeps its mode.

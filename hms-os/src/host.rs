@@ -43,10 +43,7 @@ pub fn raise_nofile() -> Option<(u64, u64)> {
     if soft >= hard {
         return None;
     }
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(Resource::Nofile, raised).ok()?;
     Some(*ORIGINAL_NOFILE.get_or_init(|| (soft, hard)))
 }
@@ -86,11 +83,7 @@ pub struct PeerCredentials {
 /// When it is no such socket.
 pub fn peer_credentials(socket: impl AsFd) -> io::Result<PeerCredentials> {
     let peer = rustix::net::sockopt::socket_peercred(socket)?;
-    Ok(PeerCredentials {
-        pid: peer.pid.as_raw_pid(),
-        uid: peer.uid.as_raw(),
-        gid: peer.gid.as_raw(),
-    })
+    Ok(PeerCredentials { pid: peer.pid.as_raw_pid(), uid: peer.uid.as_raw(), gid: peer.gid.as_raw() })
 }
 
 /// The effective user of this process.
@@ -148,13 +141,9 @@ fn hash_of(home: &Path) -> io::Result<String> {
         let message = format!("home '{}' cannot be resolved: {e}", home.display());
         io::Error::new(e.kind(), message)
     })?;
-    let hash = home
-        .as_os_str()
-        .as_bytes()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-        });
+    let hash = home.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    });
     Ok(format!("{hash:016x}"))
 }
 
@@ -163,10 +152,7 @@ fn make_private(folder: &Path, uid: u32) -> io::Result<()> {
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(io::Error::new(
             e.kind(),
-            format!(
-                "runtime directory '{}' cannot be made: {e}",
-                folder.display()
-            ),
+            format!("runtime directory '{}' cannot be made: {e}", folder.display()),
         )),
         // Also what was just made is checked: it may have been swapped.
         _ => check_private(folder, uid),
@@ -195,9 +181,7 @@ fn check_private(folder: &Path, uid: u32) -> io::Result<()> {
     }
     if meta.mode() & 0o077 != 0 {
         let mode = meta.mode() & 0o777;
-        return refuse(format!(
-            "its mode is {mode:03o} and others may enter; chmod it to 700"
-        ));
+        return refuse(format!("its mode is {mode:03o} and others may enter; chmod it to 700"));
     }
     Ok(())
 }
@@ -244,9 +228,7 @@ mod tests {
 
         let long = PathBuf::from("/").join("x".repeat(75));
         assert!(!fits_socket(&long));
-        assert!(fits_socket(Path::new(
-            "/tmp/hms-4294967295/0123456789abcdef"
-        )));
+        assert!(fits_socket(Path::new("/tmp/hms-4294967295/0123456789abcdef")));
     }
 
     #[test]

@@ -88,11 +88,7 @@ impl ProcessId {
     }
 
     pub(crate) fn from_stat(stat: &crate::procfs::Stat) -> Self {
-        ProcessId {
-            pid: stat.pid,
-            start_time: stat.start_time,
-            boot_id: crate::host::boot_id(),
-        }
+        ProcessId { pid: stat.pid, start_time: stat.start_time, boot_id: crate::host::boot_id() }
     }
 
     /// What `/proc` says of this very process; `None` when it is gone or its
@@ -141,14 +137,9 @@ impl FromStr for ProcessId {
             .ok()
             .filter(|pid| *pid > 0)
             .ok_or_else(|| invalid(format!("'{pid}' is not a pid")))?;
-        let start_time = start
-            .parse()
-            .map_err(|_| invalid(format!("'{start}' is not a start time in clock ticks")))?;
-        Ok(ProcessId {
-            pid,
-            start_time,
-            boot_id: boot.parse()?,
-        })
+        let start_time =
+            start.parse().map_err(|_| invalid(format!("'{start}' is not a start time in clock ticks")))?;
+        Ok(ProcessId { pid, start_time, boot_id: boot.parse()? })
     }
 }
 
@@ -165,14 +156,9 @@ mod tests {
         let id = ProcessId {
             pid: 4711,
             start_time: 987_654_321,
-            boot_id: "0a1b2c3d-0001-4002-8003-0000deadbeef"
-                .parse()
-                .expect("uuid"),
+            boot_id: "0a1b2c3d-0001-4002-8003-0000deadbeef".parse().expect("uuid"),
         };
-        assert_eq!(
-            id.to_line(),
-            "4711 987654321 0a1b2c3d-0001-4002-8003-0000deadbeef"
-        );
+        assert_eq!(id.to_line(), "4711 987654321 0a1b2c3d-0001-4002-8003-0000deadbeef");
         assert_eq!(ProcessId::parse(&id.to_line()).expect("parse"), id);
     }
 

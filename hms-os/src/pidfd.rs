@@ -37,9 +37,7 @@ const INFO_EXIT: u64 = 1 << 3;
 
 /// Open a pidfd (close-on-exec, as the kernel makes them all).
 pub(crate) fn open(pid: i32) -> io::Result<OwnedFd> {
-    let pid = Pid::from_raw(pid)
-        .filter(|_| pid > 0)
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let pid = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
 }
 
@@ -55,10 +53,7 @@ fn get_info(pidfd: BorrowedFd<'_>, mask: u64) -> io::Result<PidfdInfo> {
     use rustix::ioctl::{Updater, ioctl, opcode};
     const GET_INFO: rustix::ioctl::Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
 
-    let mut info = PidfdInfo {
-        mask,
-        ..PidfdInfo::default()
-    };
+    let mut info = PidfdInfo { mask, ..PidfdInfo::default() };
     // SAFETY: the opcode carries the size of `PidfdInfo`, which is laid out as
     // the kernel's `struct pidfd_info`; the kernel writes at most that many
     // bytes, and every bit pattern of the struct is valid. On a descriptor that

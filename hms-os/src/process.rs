@@ -72,19 +72,12 @@ impl Process {
                 return Err(e);
             }
         };
-        let id = ProcessId::of(pid)
-            .filter(|_| pidfd.is_some())
-            .unwrap_or(ProcessId {
-                pid,
-                start_time: 0,
-                boot_id: crate::host::boot_id(),
-            });
-        let process = Process {
-            id,
-            ours: true,
-            pidfd,
-            exit: Mutex::new(None),
-        };
+        let id = ProcessId::of(pid).filter(|_| pidfd.is_some()).unwrap_or(ProcessId {
+            pid,
+            start_time: 0,
+            boot_id: crate::host::boot_id(),
+        });
+        let process = Process { id, ours: true, pidfd, exit: Mutex::new(None) };
         if let Err(e) = spawn.apply_limits(pid) {
             process.signal(Signal::KILL)?;
             process.wait_timeout(Duration::from_secs(5))?;
@@ -112,12 +105,7 @@ impl Process {
         if !id.is_alive() {
             return Ok(None);
         }
-        Ok(Some(Process {
-            id: *id,
-            ours: false,
-            pidfd: Some(pidfd),
-            exit: Mutex::new(None),
-        }))
+        Ok(Some(Process { id: *id, ours: false, pidfd: Some(pidfd), exit: Mutex::new(None) }))
     }
 
     /// Its pid.
@@ -205,11 +193,7 @@ impl Process {
 
     /// Whether it has ended, without waiting.
     pub fn has_ended(&self) -> bool {
-        self.known_exit().is_some()
-            || self
-                .pidfd
-                .as_ref()
-                .is_none_or(|pidfd| pidfd::is_dead(pidfd.as_fd()))
+        self.known_exit().is_some() || self.pidfd.as_ref().is_none_or(|pidfd| pidfd::is_dead(pidfd.as_fd()))
     }
 
     /// Send it a signal. `false` when it had already ended.
@@ -239,10 +223,7 @@ impl Process {
         match Pid::from_raw(self.id.pid).filter(|_| leads) {
             // It moved to another group, which is not ours to signal.
             None => self.signal(signal),
-            Some(group) => delivered(rustix::process::kill_process_group(
-                group,
-                to_rustix(signal)?,
-            )),
+            Some(group) => delivered(rustix::process::kill_process_group(group, to_rustix(signal)?)),
         }
     }
 

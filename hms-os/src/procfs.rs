@@ -4,6 +4,7 @@
 //! and parentheses) and because a scan reads it thousands of times: `stat` goes
 //! into a buffer on the stack, the environment into one that is used again.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,6 +15,14 @@ use rustix::param::{clock_ticks_per_second, page_size};
 
 /// The kernel's flag for its own threads (`PF_KTHREAD`).
 const KERNEL_THREAD: u64 = 0x0020_0000;
+
+/// How often the environment of a process that is in an exec is looked at, and
+/// how long to pause between: an exec takes far less than a millisecond unless
+/// the disk is slow.
+const EXEC_LOOKS: u32 = 50;
+const EXEC_PAUSE: Duration = Duration::from_micros(200);
+/// How often one pass reads the list of processes at most.
+const MAX_ROUNDS: usize = 8;
 
 /// What `/proc/<pid>/stat` says.
 #[derive(Clone, Debug)]
@@ -27,6 +36,8 @@ pub(crate) struct Stat {
     pub(crate) start_time: u64,
     /// The wait status, which a zombie still has; 0 also when we may not see it.
     pub(crate) exit_status: i32,
+    /// Where its environment ends in its memory; 0 while there is none.
+    environment_end: u64,
     flags: u64,
     cpu_ticks: u64,
     rss_pages: u64,
@@ -74,6 +85,7 @@ impl Stat {
             threads: number(20)? as u32,
             start_time: number(22)?,
             rss_pages: number(24).unwrap_or(0),
+            environment_end: number(51).unwrap_or(0),
             exit_status: signed(52).unwrap_or(0),
         })
     }
@@ -99,35 +111,53 @@ impl Stat {
     }
 }
 
-/// `stat` of every process, in the order of `/proc`. Processes that end during
-/// the pass are left out.
-pub(crate) fn all() -> Vec<Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return Vec::new();
-    };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
-        .filter_map(Stat::read)
-        .collect()
+/// Show every process once, as soon as it is read. Says whether the view is
+/// complete.
+///
+/// A process that ends between listing and reading may have handed itself on to
+/// a new one that is not in the list. So the list is read again until it names
+/// nobody new: then each process that ran at that moment has been shown. On a
+/// machine that never stops forking this gives up after a few rounds.
+pub(crate) fn each(mut visit: impl FnMut(Stat)) -> bool {
+    let mut seen = HashSet::new();
+    for _ in 0..MAX_ROUNDS {
+        let fresh: Vec<i32> = pids().filter(|pid| seen.insert(*pid)).collect();
+        if fresh.is_empty() {
+            return true;
+        }
+        fresh.into_iter().filter_map(Stat::read).for_each(&mut visit);
+    }
+    false
+}
+
+fn pids() -> impl Iterator<Item = i32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }
 
 /// The value of `variable` in the environment that `pid` was started with,
 /// borrowed from `buffer`. `None` when it is not there or may not be read.
-pub(crate) fn environment_value<'b>(
-    pid: i32,
-    variable: &str,
-    buffer: &'b mut Vec<u8>,
-) -> Option<&'b OsStr> {
-    buffer.clear();
-    File::open(format!("/proc/{pid}/environ"))
-        .ok()?
-        .read_to_end(buffer)
-        .ok()?;
+pub(crate) fn environment_value<'b>(pid: i32, variable: &str, buffer: &'b mut Vec<u8>) -> Option<&'b OsStr> {
+    for _ in 0..EXEC_LOOKS {
+        buffer.clear();
+        File::open(format!("/proc/{pid}/environ")).ok()?.read_to_end(buffer).ok()?;
+        if !buffer.is_empty() || !is_in_exec(pid) {
+            break;
+        }
+        std::thread::sleep(EXEC_PAUSE);
+    }
     buffer
         .split(|b| *b == 0)
         .find_map(|entry| entry.strip_prefix(variable.as_bytes())?.strip_prefix(b"="))
         .map(OsStr::from_bytes)
+}
+
+/// In the middle of an exec a process has no environment: the old one is gone,
+/// and the new one not yet in place. It then has no place for one either, other
+/// than a process that was started with an empty environment.
+fn is_in_exec(pid: i32) -> bool {
+    Stat::read(pid)
+        .is_some_and(|stat| stat.environment_end == 0 && !stat.is_dead() && !stat.is_kernel_thread())
 }
 
 #[cfg(test)]
@@ -155,6 +185,12 @@ mod tests {
         let stat = Stat::read(pid).expect("own stat");
         assert_eq!(stat.pid, pid);
         assert!(stat.rss_bytes() > 0 && stat.threads > 0);
-        assert!(all().iter().any(|stat| stat.pid == pid));
+        let mut pids = Vec::new();
+        each(|stat| pids.push(stat.pid));
+        assert!(pids.contains(&pid));
+        let shown = pids.len();
+        pids.sort_unstable();
+        pids.dedup();
+        assert_eq!(pids.len(), shown, "nobody is shown twice");
     }
 }

@@ -98,13 +98,19 @@ impl<'a> Spawn<'a> {
         }
     }
 
-    /// Start it. The child's standard streams are not pipes, so nothing is
-    /// lost when the returned [`Child`] is dropped.
-    pub(crate) fn start(&self) -> io::Result<Child> {
+    /// The file that would be started, or why none would be: the checks of a
+    /// spawn without the spawn.
+    pub fn check(&self) -> io::Result<PathBuf> {
         if let Some(cwd) = self.cwd {
             check_cwd(cwd)?;
         }
-        let program = self.resolve()?;
+        self.resolve()
+    }
+
+    /// Start it. The child's standard streams are not pipes, so nothing is
+    /// lost when the returned [`Child`] is dropped.
+    pub(crate) fn start(&self) -> io::Result<Child> {
+        let program = self.check()?;
         let mut command = Command::new(&program);
         command
             .arg0(self.program)
@@ -123,18 +129,13 @@ impl<'a> Spawn<'a> {
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
-        command
-            .spawn()
-            .map_err(|e| self.explain_spawn_error(&program, e))
+        command.spawn().map_err(|e| self.explain_spawn_error(&program, e))
     }
 
     /// The absolute path of the program, so that exec need not search.
     fn resolve(&self) -> io::Result<PathBuf> {
         if self.program.is_empty() {
-            return Err(error(
-                io::ErrorKind::InvalidInput,
-                "the name of the program is empty".into(),
-            ));
+            return Err(error(io::ErrorKind::InvalidInput, "the name of the program is empty".into()));
         }
         if self.program.as_encoded_bytes().contains(&b'/') {
             let path = self.absolute(Path::new(self.program))?;
@@ -156,10 +157,7 @@ impl<'a> Spawn<'a> {
         Err(refused.unwrap_or_else(|| {
             let name = self.program.display();
             let search = search.display();
-            error(
-                io::ErrorKind::NotFound,
-                format!("program '{name}' was not found in PATH ({search})"),
-            )
+            error(io::ErrorKind::NotFound, format!("program '{name}' was not found in PATH ({search})"))
         }))
     }
 
@@ -174,10 +172,7 @@ impl<'a> Spawn<'a> {
     fn child_path(&self) -> OsString {
         let given = self.env.iter().rev().find(|(name, _)| name == "PATH");
         let inherited = || std::env::var_os("PATH").filter(|_| !self.clear_env);
-        given
-            .map(|(_, value)| value.clone())
-            .or_else(inherited)
-            .unwrap_or_else(|| DEFAULT_PATH.into())
+        given.map(|(_, value)| value.clone()).or_else(inherited).unwrap_or_else(|| DEFAULT_PATH.into())
     }
 
     fn open_stdin(&self) -> io::Result<Stdio> {
@@ -211,10 +206,7 @@ impl<'a> Spawn<'a> {
     pub(crate) fn apply_limits(&self, pid: i32) -> io::Result<()> {
         let infinite = |value: u64| (value != u64::MAX).then_some(value);
         for (limit, soft, hard) in self.limits {
-            let wanted = Rlimit {
-                current: infinite(*soft),
-                maximum: infinite(*hard),
-            };
+            let wanted = Rlimit { current: infinite(*soft), maximum: infinite(*hard) };
             let pid = rustix::process::Pid::from_raw(pid);
             match rustix::process::prlimit(pid, resource(*limit), wanted) {
                 Ok(_) | Err(rustix::io::Errno::SRCH) => {}
@@ -249,20 +241,16 @@ fn check_cwd(cwd: &Path) -> io::Result<()> {
     let path = cwd.display();
     match std::fs::metadata(cwd) {
         Ok(meta) if meta.is_dir() => Ok(()),
-        Ok(_) => Err(error(
-            io::ErrorKind::NotADirectory,
-            format!("working directory '{path}' is not a directory"),
-        )),
+        Ok(_) => {
+            Err(error(io::ErrorKind::NotADirectory, format!("working directory '{path}' is not a directory")))
+        }
         Err(e) => {
             let why = match e.kind() {
                 io::ErrorKind::NotFound => "does not exist".to_owned(),
                 _ => format!("cannot be entered: {e}"),
             };
             // Not `NotFound`, which means the program.
-            Err(error(
-                io::ErrorKind::NotADirectory,
-                format!("working directory '{path}' {why}"),
-            ))
+            Err(error(io::ErrorKind::NotADirectory, format!("working directory '{path}' {why}")))
         }
     }
 }
@@ -270,32 +258,24 @@ fn check_cwd(cwd: &Path) -> io::Result<()> {
 fn check_executable(path: &Path) -> io::Result<()> {
     let name = path.display();
     let meta = std::fs::metadata(path).map_err(|e| match e.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => error(
-            io::ErrorKind::NotFound,
-            format!("program '{name}' does not exist"),
-        ),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            error(io::ErrorKind::NotFound, format!("program '{name}' does not exist"))
+        }
         kind => error(kind, format!("program '{name}' cannot be read: {e}")),
     })?;
     if !meta.is_file() {
-        return Err(error(
-            io::ErrorKind::PermissionDenied,
-            format!("program '{name}' is not a file"),
-        ));
+        return Err(error(io::ErrorKind::PermissionDenied, format!("program '{name}' is not a file")));
     }
-    rustix::fs::access(path, Access::EXEC_OK).map_err(|_| {
-        error(
-            io::ErrorKind::PermissionDenied,
-            format!("program '{name}' is not executable"),
-        )
-    })
+    rustix::fs::access(path, Access::EXEC_OK)
+        .map_err(|_| error(io::ErrorKind::PermissionDenied, format!("program '{name}' is not executable")))
 }
 
 fn open_output(output: Output<'_>) -> io::Result<Stdio> {
     match output {
         Output::Null => Ok(Stdio::null()),
-        Output::Append(path) => crate::files::append(path)
-            .map(Stdio::from)
-            .map_err(|e| about("output file", path, e)),
+        Output::Append(path) => {
+            crate::files::append(path).map(Stdio::from).map_err(|e| about("output file", path, e))
+        }
     }
 }
 
@@ -322,10 +302,7 @@ fn about(what: &str, path: &Path, e: io::Error) -> io::Error {
         io::ErrorKind::NotFound => io::ErrorKind::Other,
         kind => kind,
     };
-    error(
-        kind,
-        format!("{what} '{}' cannot be opened: {e}", path.display()),
-    )
+    error(kind, format!("{what} '{}' cannot be opened: {e}", path.display()))
 }
 
 fn error(kind: io::ErrorKind, message: String) -> io::Error {

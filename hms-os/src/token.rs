@@ -25,11 +25,7 @@ pub struct Token {
 impl Token {
     /// A token of this agent.
     pub fn new(home: impl Into<PathBuf>, agent: impl Into<String>, incarnation: u64) -> Self {
-        Token {
-            home: home.into(),
-            agent: agent.into(),
-            incarnation,
-        }
+        Token { home: home.into(), agent: agent.into(), incarnation }
     }
 
     /// The value of the variable.

@@ -36,6 +36,9 @@ use crate::{TOKEN_VARIABLE, pidfd};
 
 /// After so many passes the rest is reported as surviving.
 const MAX_PASSES: u32 = 100;
+/// After so many passes that found nothing, but may have missed something on a
+/// machine that forks all the time, nothing is believed to be left.
+const MAX_DOUBTS: u32 = 4;
 /// How long one pass waits for what it killed; killed processes need
 /// microseconds unless they wait for a device.
 const PASS_PATIENCE: Duration = Duration::from_millis(5);
@@ -62,38 +65,38 @@ pub struct Tagged {
 /// of other users, are left out.
 pub fn scan(home: &Path) -> Vec<Tagged> {
     let mut buffer = Vec::new();
-    procfs::all()
-        .into_iter()
-        .filter(|stat| !stat.is_dead() && !stat.is_kernel_thread())
-        .filter_map(|stat| {
-            let value = procfs::environment_value(stat.pid, TOKEN_VARIABLE, &mut buffer)?;
-            let token = Token::parse(value).filter(|token| token.home == home)?;
-            Some(Tagged {
+    let mut found = Vec::new();
+    procfs::each(|stat| {
+        if stat.is_dead() || stat.is_kernel_thread() {
+            return;
+        }
+        let value = procfs::environment_value(stat.pid, TOKEN_VARIABLE, &mut buffer);
+        let token = value.and_then(Token::parse);
+        if let Some(token) = token.filter(|token| token.home == home) {
+            found.push(Tagged {
                 id: ProcessId::from_stat(&stat),
                 ppid: stat.ppid,
                 pgid: stat.pgid,
                 session: stat.session,
                 token,
-            })
-        })
-        .collect()
+            });
+        }
+    });
+    found
 }
 
 /// The living descendants of `pid`, by one pass over `/proc`: children,
 /// grandchildren and so on, as far as the chain of parents is unbroken.
 pub fn descendants(pid: i32) -> Vec<ProcessId> {
-    let stats = procfs::all();
-    let mut children: HashMap<i32, Vec<&Stat>> = HashMap::new();
-    for stat in &stats {
-        children.entry(stat.ppid).or_default().push(stat);
-    }
+    let mut children: HashMap<i32, Vec<Stat>> = HashMap::new();
+    procfs::each(|stat| children.entry(stat.ppid).or_default().push(stat));
     let mut found = Vec::new();
     let mut open = vec![pid];
     while let Some(parent) = open.pop() {
         for child in children.remove(&parent).into_iter().flatten() {
             open.push(child.pid);
             if !child.is_dead() {
-                found.push(ProcessId::from_stat(child));
+                found.push(ProcessId::from_stat(&child));
             }
         }
     }
@@ -139,6 +142,7 @@ pub fn kill_trees(targets: &[KillTree<'_>]) -> Report {
     let mut hunt = Hunt::new(targets);
     let mut killed: HashSet<ProcessId> = HashSet::new();
     let mut survived = Vec::new();
+    let mut doubts = 0;
     for _ in 0..MAX_PASSES {
         for cgroup in targets.iter().filter_map(|target| target.cgroup) {
             // A cgroup that is gone has nobody in it.
@@ -147,7 +151,11 @@ pub fn kill_trees(targets: &[KillTree<'_>]) -> Report {
         let found = hunt.look();
         survived = found.iter().map(ProcessId::from_stat).collect();
         if found.is_empty() {
-            break;
+            doubts += 1;
+            if hunt.complete || doubts == MAX_DOUBTS {
+                break;
+            }
+            continue;
         }
         hunt.kill_groups();
         let struck = strike(&found);
@@ -159,10 +167,7 @@ pub fn kill_trees(targets: &[KillTree<'_>]) -> Report {
         await_deaths(&struck.pidfds);
     }
     let left: HashSet<ProcessId> = survived.iter().copied().collect();
-    Report {
-        killed: killed.difference(&left).copied().collect(),
-        survived,
-    }
+    Report { killed: killed.difference(&left).copied().collect(), survived }
 }
 
 /// Who would be killed now by [`kill_trees`].
@@ -197,6 +202,8 @@ struct Hunt<'a> {
     founders: HashMap<i32, u64>,
     /// The groups that the last pass found to be all the target's.
     groups: HashSet<i32>,
+    /// Whether the last pass saw every process.
+    complete: bool,
     buffer: Vec<u8>,
 }
 
@@ -224,16 +231,21 @@ impl<'a> Hunt<'a> {
             earliest: earliest_start(targets),
             founders: leaders.map(|id| (id.pid, id.start_time)).collect(),
             groups: HashSet::new(),
+            complete: true,
             buffer: Vec::new(),
         }
     }
 
     /// One pass: the living processes that are attributed now.
     fn look(&mut self) -> Vec<Stat> {
-        let stats = procfs::all();
-        let by_pid: HashMap<i32, usize> =
-            stats.iter().enumerate().map(|(i, s)| (s.pid, i)).collect();
-        let marks: Vec<Mark> = stats.iter().map(|stat| self.mark(stat)).collect();
+        let (mut stats, mut marks) = (Vec::new(), Vec::new());
+        // The token is read at once: what forks and exits all the time does not
+        // live long enough for a second look.
+        self.complete = procfs::each(|stat| {
+            marks.push(self.mark(&stat));
+            stats.push(stat);
+        });
+        let by_pid: HashMap<i32, usize> = stats.iter().enumerate().map(|(i, s)| (s.pid, i)).collect();
         self.forget_reused(&stats, &by_pid);
 
         let mut attributed = vec![false; stats.len()];
@@ -318,8 +330,7 @@ impl<'a> Hunt<'a> {
     ) {
         let tagged = |wanted: Mark| {
             let all = stats.iter().zip(marks);
-            all.filter(move |(_, mark)| **mark == wanted)
-                .map(|(stat, _)| stat.pgid)
+            all.filter(move |(_, mark)| **mark == wanted).map(|(stat, _)| stat.pgid)
         };
         groups.extend(tagged(Mark::Target).filter(|group| !by_pid.contains_key(group)));
         for foreign in tagged(Mark::Other) {
@@ -357,19 +368,12 @@ impl<'a> Hunt<'a> {
     fn founded(&self, id: i32, member: &Stat) -> bool {
         id != self.own_group
             && id != self.own_session
-            && self
-                .founders
-                .get(&id)
-                .is_some_and(|start| *start <= member.start_time)
+            && self.founders.get(&id).is_some_and(|start| *start <= member.start_time)
     }
 
     /// A founder's pid that now belongs to another process says nothing more.
     fn forget_reused(&mut self, stats: &[Stat], by_pid: &HashMap<i32, usize>) {
-        self.founders.retain(|pid, start| {
-            by_pid
-                .get(pid)
-                .is_none_or(|i| stats[*i].start_time == *start)
-        });
+        self.founders.retain(|pid, start| by_pid.get(pid).is_none_or(|i| stats[*i].start_time == *start));
     }
 
     fn may_touch(&self, stat: &Stat) -> bool {
@@ -378,16 +382,10 @@ impl<'a> Hunt<'a> {
 
     /// The groups that may be struck as a whole: founded by an attributed
     /// process or adopted, and nobody else is in them.
-    fn own_groups(
-        &self,
-        stats: &[Stat],
-        attributed: &[bool],
-        adopted: &HashSet<i32>,
-    ) -> HashSet<i32> {
+    fn own_groups(&self, stats: &[Stat], attributed: &[bool], adopted: &HashSet<i32>) -> HashSet<i32> {
         let members = |wanted: bool| {
             let all = stats.iter().zip(attributed);
-            all.filter(move |(_, is)| **is == wanted)
-                .map(|(stat, _)| stat.pgid)
+            all.filter(move |(_, is)| **is == wanted).map(|(stat, _)| stat.pgid)
         };
         let mut groups: HashSet<i32> = members(true)
             .filter(|group| adopted.contains(group) || self.founders.contains_key(group))
@@ -434,10 +432,7 @@ struct Struck {
 
 /// SIGKILL each of these very processes.
 fn strike(found: &[Stat]) -> Struck {
-    let mut struck = Struck {
-        refused: 0,
-        pidfds: Vec::new(),
-    };
+    let mut struck = Struck { refused: 0, pidfds: Vec::new() };
     for stat in found {
         let Ok(pidfd) = pidfd::open(stat.pid) else {
             continue;

@@ -82,6 +82,10 @@ pub mod process {
                 limits: &[],
             }
         }
+        /// The file that would be started.
+        pub fn check(&self) -> io::Result<std::path::PathBuf> {
+            unsupported()
+        }
     }
 
     /// A process; there is none here.

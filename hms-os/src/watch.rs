@@ -62,9 +62,7 @@ impl FileWatch {
     /// (`fs.inotify.max_user_instances`).
     pub fn new() -> io::Result<Self> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
-        Ok(FileWatch {
-            inotify: readiness::readable(inotify)?,
-        })
+        Ok(FileWatch { inotify: readiness::readable(inotify)? })
     }
 
     /// Watch a file or folder, which must exist. The same file again (also by
@@ -134,26 +132,21 @@ fn take(inotify: &OwnedFd) -> io::Result<Changes> {
 
 fn merge(changes: &mut Vec<Change>, id: i32, events: ReadFlags) {
     let any = |flags: ReadFlags| events.intersects(flags);
-    let at = changes
-        .iter()
-        .position(|change| change.watch.0 == id)
-        .unwrap_or_else(|| {
-            changes.push(Change {
-                watch: WatchId(id),
-                modified: false,
-                entries: false,
-                metadata: false,
-                gone: false,
-            });
-            changes.len() - 1
+    let at = changes.iter().position(|change| change.watch.0 == id).unwrap_or_else(|| {
+        changes.push(Change {
+            watch: WatchId(id),
+            modified: false,
+            entries: false,
+            metadata: false,
+            gone: false,
         });
+        changes.len() - 1
+    });
     let change = &mut changes[at];
     change.modified |= any(ReadFlags::MODIFY);
     change.metadata |= any(ReadFlags::ATTRIB);
     change.entries |=
         any(ReadFlags::CREATE | ReadFlags::DELETE | ReadFlags::MOVED_FROM | ReadFlags::MOVED_TO);
-    change.gone |= any(ReadFlags::DELETE_SELF
-        | ReadFlags::MOVE_SELF
-        | ReadFlags::UNMOUNT
-        | ReadFlags::IGNORED);
+    change.gone |=
+        any(ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::UNMOUNT | ReadFlags::IGNORED);
 }

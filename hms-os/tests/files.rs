@@ -38,9 +38,7 @@ fn a_punched_head_keeps_size_and_offsets() {
     let mut edge = [0u8; 4];
     reader.read_exact_at(&mut edge, cut - 2).expect("read");
     assert_eq!(&edge, b"\0\0xx");
-    reader
-        .read_exact_at(&mut edge[..3], after.len() - 3)
-        .expect("read");
+    reader.read_exact_at(&mut edge[..3], after.len() - 3).expect("read");
     assert_eq!(&edge[..3], b"end");
 
     // All but the block that the child still writes to.
@@ -73,11 +71,8 @@ fn a_lock_is_held_against_other_processes_and_ends_with_its_holder() {
 
     // A holder that is killed holds no more.
     let ready = folder.path().join("ready");
-    let hold = args(&format!(
-        "exec 9>>{}; flock 9; echo yes >{}; exec sleep 1000",
-        path.display(),
-        ready.display()
-    ));
+    let hold =
+        args(&format!("exec 9>>{}; flock 9; echo yes >{}; exec sleep 1000", path.display(), ready.display()));
     let holder = Process::spawn(&sh(&hold)).expect("spawn");
     await_line(&ready);
     assert!(HomeLock::try_acquire(&path).expect("open").is_none());
@@ -135,9 +130,7 @@ async fn changes(watch: &FileWatch) -> Vec<Change> {
 /// The change of one file, after all changes that are there were merged.
 async fn change_of(watch: &FileWatch, id: WatchId) -> Change {
     let all = changes(watch).await;
-    *all.iter()
-        .find(|c| c.watch == id)
-        .expect("this one changed")
+    *all.iter().find(|c| c.watch == id).expect("this one changed")
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{LONG, args, await_line, await_some, folder, kernel_at_least, sh};
+use common::{LONG, args, await_line, await_some, folder, kernel_at_least, sh, tell};
 use hms_os::{Exit, Limit, Output, Process, ProcessId, Signal, Spawn, Stdin};
 
 /// Run a shell script and say how it ended.
@@ -20,24 +20,15 @@ async fn run(script: &str) -> Exit {
 }
 
 async fn wait(process: &Process) -> Exit {
-    tokio::time::timeout(LONG, process.wait())
-        .await
-        .expect("ends in time")
-        .expect("can be waited for")
+    tokio::time::timeout(LONG, process.wait()).await.expect("ends in time").expect("can be waited for")
 }
 
 fn exit_code(code: i32) -> Exit {
-    Exit {
-        code: Some(code),
-        ..Exit::UNKNOWN
-    }
+    Exit { code: Some(code), ..Exit::UNKNOWN }
 }
 
 fn ended_by(signal: Signal) -> Exit {
-    Exit {
-        signal: Some(signal.number()),
-        ..Exit::UNKNOWN
-    }
+    Exit { signal: Some(signal.number()), ..Exit::UNKNOWN }
 }
 
 #[tokio::test]
@@ -66,22 +57,13 @@ async fn waiting_may_be_cancelled_and_shared() {
     let process = Process::spawn(&sh(&args("exec sleep 1000"))).expect("spawn");
     let cancelled = tokio::time::timeout(Duration::from_millis(1), process.wait()).await;
     assert!(cancelled.is_err());
-    assert_eq!(
-        process
-            .wait_timeout(Duration::from_millis(1))
-            .expect("asks"),
-        None
-    );
+    assert_eq!(process.wait_timeout(Duration::from_millis(1)).expect("asks"), None);
 
-    let (one, two, sent) = tokio::join!(wait(&process), wait(&process), async {
-        process.signal(Signal::KILL)
-    });
+    let (one, two, sent) =
+        tokio::join!(wait(&process), wait(&process), async { process.signal(Signal::KILL) });
     assert!(sent.expect("signal"));
     assert_eq!((one, two), (ended_by(Signal::KILL), ended_by(Signal::KILL)));
-    assert_eq!(
-        process.wait_timeout(LONG).expect("asks"),
-        Some(ended_by(Signal::KILL))
-    );
+    assert_eq!(process.wait_timeout(LONG).expect("asks"), Some(ended_by(Signal::KILL)));
 }
 
 #[test]
@@ -127,7 +109,7 @@ async fn an_orphan_is_adopted_and_its_exit_known() {
     let process = Process::adopt(&stored).expect("adopt").expect("found");
     assert!(!process.is_ours() && process.id() == id);
 
-    fs::write(&fifo, "go\n").expect("go");
+    tell(&fifo, "go");
     let exit = wait(&process).await;
     if kernel_at_least(6, 15) {
         assert_eq!(exit, exit_code(7));
@@ -140,14 +122,8 @@ async fn an_orphan_is_adopted_and_its_exit_known() {
 #[test]
 fn another_process_with_the_same_pid_is_not_adopted() {
     let own = ProcessId::of(std::process::id() as i32).expect("own");
-    let earlier = ProcessId {
-        start_time: own.start_time + 1,
-        ..own
-    };
-    let rebooted = ProcessId {
-        boot_id: hms_os::BootId(own.boot_id.0 ^ 1),
-        ..own
-    };
+    let earlier = ProcessId { start_time: own.start_time + 1, ..own };
+    let rebooted = ProcessId { boot_id: hms_os::BootId(own.boot_id.0 ^ 1), ..own };
     for other in [earlier, rebooted] {
         assert!(!other.is_alive());
         assert!(Process::adopt(&other).expect("adopt").is_none());
@@ -177,56 +153,24 @@ fn what_cannot_be_started_is_named() {
     };
 
     let missing = Spawn::new("hms-no-such-program");
-    expect(
-        &missing,
-        ErrorKind::NotFound,
-        &["hms-no-such-program", "PATH"],
-    );
+    expect(&missing, ErrorKind::NotFound, &["hms-no-such-program", "PATH"]);
     let missing = Spawn::new("/no/such/program");
     expect(&missing, ErrorKind::NotFound, &["/no/such/program"]);
     let not_executable = Spawn::new(&text);
-    expect(
-        &not_executable,
-        ErrorKind::PermissionDenied,
-        &["text", "not executable"],
-    );
+    expect(&not_executable, ErrorKind::PermissionDenied, &["text", "not executable"]);
     let directory = Spawn::new("/usr/");
     expect(&directory, ErrorKind::PermissionDenied, &["not a file"]);
     let no_interpreter = Spawn::new(&script);
     expect(&no_interpreter, ErrorKind::NotFound, &["interpreter"]);
 
-    let nowhere = Spawn {
-        cwd: Some(Path::new("/no/such/folder")),
-        ..Spawn::new("sh")
-    };
-    expect(
-        &nowhere,
-        ErrorKind::NotADirectory,
-        &["working directory", "/no/such/folder", "does not exist"],
-    );
-    let file_as_cwd = Spawn {
-        cwd: Some(&text),
-        ..Spawn::new("sh")
-    };
-    expect(
-        &file_as_cwd,
-        ErrorKind::NotADirectory,
-        &["working directory"],
-    );
+    let nowhere = Spawn { cwd: Some(Path::new("/no/such/folder")), ..Spawn::new("sh") };
+    expect(&nowhere, ErrorKind::NotADirectory, &["working directory", "/no/such/folder", "does not exist"]);
+    let file_as_cwd = Spawn { cwd: Some(&text), ..Spawn::new("sh") };
+    expect(&file_as_cwd, ErrorKind::NotADirectory, &["working directory"]);
 
-    let unwritable = Spawn {
-        stdout: Output::Append(Path::new("/no/such/folder/log")),
-        ..Spawn::new("sh")
-    };
-    expect(
-        &unwritable,
-        ErrorKind::Other,
-        &["output file", "/no/such/folder/log"],
-    );
-    let no_fifo = Spawn {
-        stdin: Stdin::Fifo(&text),
-        ..Spawn::new("sh")
-    };
+    let unwritable = Spawn { stdout: Output::Append(Path::new("/no/such/folder/log")), ..Spawn::new("sh") };
+    expect(&unwritable, ErrorKind::Other, &["output file", "/no/such/folder/log"]);
+    let no_fifo = Spawn { stdin: Stdin::Fifo(&text), ..Spawn::new("sh") };
     expect(&no_fifo, ErrorKind::InvalidInput, &["not a FIFO"]);
 }
 
@@ -253,10 +197,7 @@ async fn environment_folder_and_path_are_the_childs() {
     assert_eq!(wait(&process).await, exit_code(0));
 
     // A relative path counts from the child's directory.
-    let relative = Spawn {
-        program: "bin/hms-test-tool".as_ref(),
-        ..by_name
-    };
+    let relative = Spawn { program: "bin/hms-test-tool".as_ref(), ..by_name };
     let process = Process::spawn(&relative).expect("spawn");
     assert_eq!(wait(&process).await, exit_code(0));
 
@@ -276,16 +217,11 @@ async fn a_fifo_feeds_a_child_that_never_sees_its_end() {
     assert!(hms_os::files::open_fifo_writer(&fifo).is_err(), "no reader");
 
     let script = args("while read line; do echo \"got $line\"; [ $line = end ] && exit 4; done");
-    let spawn = Spawn {
-        stdin: Stdin::Fifo(&fifo),
-        stdout: Output::Append(&log),
-        ..sh(&script)
-    };
+    let spawn = Spawn { stdin: Stdin::Fifo(&fifo), stdout: Output::Append(&log), ..sh(&script) };
     let process = Process::spawn(&spawn).expect("spawn");
     for word in ["one", "end"] {
         // Each writer comes and goes, as hosts do.
-        let mut writer = hms_os::files::open_fifo_writer(&fifo).expect("writer");
-        std::io::Write::write_all(&mut writer, format!("{word}\n").as_bytes()).expect("write");
+        tell(&fifo, word);
     }
     assert_eq!(wait(&process).await, exit_code(4));
     assert_eq!(fs::read_to_string(&log).expect("log"), "got one\ngot end\n");
@@ -305,14 +241,11 @@ async fn limits_are_set_or_the_child_does_not_run() {
         ..sh(&script)
     };
     let process = Process::spawn(&spawn).expect("spawn");
-    fs::write(&fifo, "go\n").expect("go");
+    tell(&fifo, "go");
     assert_eq!(wait(&process).await, exit_code(0));
     assert_eq!(fs::read_to_string(&log).expect("log"), "77\n0\n");
 
-    let absurd = Spawn {
-        limits: &[(Limit::OpenFiles, 9, 8)],
-        ..sh(&script)
-    };
+    let absurd = Spawn { limits: &[(Limit::OpenFiles, 9, 8)], ..sh(&script) };
     let e = Process::spawn(&absurd).expect_err("soft above hard");
     assert!(e.to_string().contains("open_files"), "{e}");
 }
@@ -321,15 +254,10 @@ async fn limits_are_set_or_the_child_does_not_run() {
 async fn a_group_is_signalled_together() {
     let folder = folder();
     let pid_file = folder.path().join("pid");
-    let script = args(&format!(
-        "sleep 1000 & echo $! >{}; wait",
-        pid_file.display()
-    ));
+    let script = args(&format!("sleep 1000 & echo $! >{}; wait", pid_file.display()));
     let process = Process::spawn(&sh(&script)).expect("spawn");
     let child: i32 = await_line(&pid_file).parse().expect("pid");
-    let child = Process::adopt(&ProcessId::of(child).expect("runs"))
-        .expect("adopt")
-        .expect("found");
+    let child = Process::adopt(&ProcessId::of(child).expect("runs")).expect("adopt").expect("found");
     let usage = hms_os::tree_usage([process.pid(), child.pid()]);
     assert!(usage.processes == 2 && usage.threads == 2 && usage.rss_bytes > 0);
 
@@ -355,8 +283,5 @@ async fn root_can_run_a_child_as_somebody_else() {
     };
     let process = Process::spawn(&spawn).expect("spawn");
     assert_eq!(wait(&process).await, exit_code(0));
-    assert_eq!(
-        fs::read_to_string(&log).expect("log"),
-        "65534\n65533\n65533\n"
-    );
+    assert_eq!(fs::read_to_string(&log).expect("log"), "65534\n65533\n65533\n");
 }

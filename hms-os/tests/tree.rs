@@ -8,10 +8,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use common::{LONG, args, await_line, await_some, folder, sh};
+use common::{LONG, args, await_line, await_some, folder, sh, tell};
 use hms_os::{
-    Cgroup, Incarnations, KillTree, Process, ProcessId, Signal, Spawn, Token, descendants,
-    kill_tree, kill_trees, scan, stragglers,
+    Cgroup, Incarnations, KillTree, Process, ProcessId, Signal, Spawn, Token, descendants, kill_tree,
+    kill_trees, scan, stragglers,
 };
 
 /// A home of its own for each test: the tests run at the same time and must
@@ -34,21 +34,14 @@ impl Home {
 
     fn env(&self, agent: &str, incarnation: u64) -> [(OsString, OsString); 2] {
         let folder = self.folder.path().as_os_str().to_owned();
-        [
-            Token::new(&self.path, agent, incarnation).to_env(),
-            ("DIR".into(), folder),
-        ]
+        [Token::new(&self.path, agent, incarnation).to_env(), ("DIR".into(), folder)]
     }
 
     /// Start `script` as this incarnation of the agent, with `$DIR` as a place
     /// to write pids to.
     fn start(&self, agent: &str, incarnation: u64, script: &str) -> Process {
         let (args, env) = (args(script), self.env(agent, incarnation));
-        Process::spawn(&Spawn {
-            env: &env,
-            ..sh(&args)
-        })
-        .expect("spawn")
+        Process::spawn(&Spawn { env: &env, ..sh(&args) }).expect("spawn")
     }
 
     /// Who wrote its pid to `name`.
@@ -158,11 +151,8 @@ fn a_cleared_environment_is_found_by_its_group_and_by_ancestry() {
     // While the leader lives, by ancestry and by its group.
     let all = stragglers(&[home.target("web")]);
     assert!(all.contains(&session) && all.contains(&group), "{all:?}");
-    let by_leader = KillTree {
-        incarnations: Incarnations::Exactly(1),
-        leader: Some(leader.id()),
-        ..home.target("web")
-    };
+    let by_leader =
+        KillTree { incarnations: Incarnations::Exactly(1), leader: Some(leader.id()), ..home.target("web") };
     let same = stragglers(&[by_leader]);
     assert!(all.iter().all(|id| same.contains(id)), "{same:?}");
 
@@ -181,10 +171,7 @@ fn the_group_of_a_dead_leader_is_still_known() {
     end(&leader);
     // By the tagged member of it, and by the leader's identity alone.
     assert!(stragglers(&[home.target("web")]).contains(&group));
-    let by_leader = KillTree {
-        leader: Some(leader.id()),
-        ..home.target("nobody")
-    };
+    let by_leader = KillTree { leader: Some(leader.id()), ..home.target("nobody") };
     assert!(stragglers(&[by_leader]).contains(&group));
     killed_at_least(&home.target("web"), &[group, tagged]);
 }
@@ -196,14 +183,14 @@ fn a_cgroup_holds_even_those_that_leave_no_trace() {
         return;
     };
     let home = Home::new();
+    hms_os::files::mkfifo(&home.file("go")).expect("fifo");
     let leader = home.start(
         "web",
         1,
         "read line <$DIR/go; env -i DIR=$DIR setsid sh -c 'echo $$ >$DIR/gone; exec sleep 1000' & exit",
     );
-    hms_os::files::mkfifo(&home.file("go")).expect("fifo");
     cgroup.add(leader.pid()).expect("add");
-    fs::write(home.file("go"), "go\n").expect("go");
+    tell(&home.file("go"), "go");
     let gone = home.pid("gone");
     assert!(leader.wait_timeout(LONG).expect("asks").is_some());
 
@@ -211,10 +198,7 @@ fn a_cgroup_holds_even_those_that_leave_no_trace() {
     assert_eq!(stragglers(&[home.target("web")]), []);
     let again = Cgroup::open(cgroup.path()).expect("open");
     assert_eq!(again.pids(), [gone.pid]);
-    let target = KillTree {
-        cgroup: Some(&again),
-        ..home.target("web")
-    };
+    let target = KillTree { cgroup: Some(&again), ..home.target("web") };
     assert_eq!(stragglers(&[target]), [gone]);
     assert_eq!(kill_tree(&target).survived, []);
     assert!(!gone.is_alive());
@@ -226,9 +210,7 @@ fn a_cgroup_holds_even_those_that_leave_no_trace() {
 #[test]
 fn only_the_incarnations_that_are_meant_die() {
     let home = Home::new();
-    let lives: Vec<Process> = (1..=3)
-        .map(|n| home.start("web", n, "sleep 1000"))
-        .collect();
+    let lives: Vec<Process> = (1..=3).map(|n| home.start("web", n, "sleep 1000")).collect();
     let other = home.start("web-2", 1, "sleep 1000");
     let alive = || lives.iter().map(|p| p.id().is_alive()).collect::<Vec<_>>();
     await_some(|| (home.tagged() >= 4).then_some(()));
@@ -258,15 +240,10 @@ fn a_newer_life_that_descends_from_an_older_one_is_spared() {
     let new = home.pid("new");
     await_some(|| {
         let seen = scan(&home.path);
-        seen.iter()
-            .any(|t| t.id == new && t.token.incarnation == 2)
-            .then_some(())
+        seen.iter().any(|t| t.id == new && t.token.incarnation == 2).then_some(())
     });
-    let target = KillTree {
-        incarnations: Incarnations::Below(2),
-        leader: Some(old.id()),
-        ..home.target("web")
-    };
+    let target =
+        KillTree { incarnations: Incarnations::Below(2), leader: Some(old.id()), ..home.target("web") };
     assert!(kill_tree(&target).killed.contains(&old.id()));
     assert!(new.is_alive());
 }
@@ -274,9 +251,8 @@ fn a_newer_life_that_descends_from_an_older_one_is_spared() {
 #[test]
 fn a_whole_home_ends_in_one_go_and_others_stay() {
     let (home, elsewhere) = (Home::new(), Home::new());
-    let agents: Vec<Process> = (0..30)
-        .map(|n| home.start(&format!("a{n}"), 1, "sleep 1000 & sleep 1000"))
-        .collect();
+    let agents: Vec<Process> =
+        (0..30).map(|n| home.start(&format!("a{n}"), 1, "sleep 1000 & sleep 1000")).collect();
     let neighbour = elsewhere.start("a0", 1, "sleep 1000");
     await_some(|| (home.tagged() >= 60).then_some(()));
 
@@ -289,10 +265,7 @@ fn a_whole_home_ends_in_one_go_and_others_stay() {
     assert!(agents[10..].iter().all(|agent| agent.id().is_alive()));
     assert!(report.killed.len() >= 20, "{report:?}");
 
-    let all = KillTree {
-        agent: None,
-        ..home.target("")
-    };
+    let all = KillTree { agent: None, ..home.target("") };
     assert_eq!(kill_tree(&all).survived, []);
     assert!(agents.iter().all(|agent| !agent.id().is_alive()));
     assert_eq!(home.tagged(), 0);
@@ -318,7 +291,7 @@ fn a_process_that_hands_itself_on_is_caught() {
     let leader = home.start("web", 1, "exec $DIR/relay");
     assert!(leader.wait_timeout(LONG).expect("asks").is_some());
 
-    let report = kill_tree(&home.target("web"));
+    let report = kill_tree(&KillTree { leader: Some(leader.id()), ..home.target("web") });
     assert_eq!(report.survived, []);
     assert_eq!(home.tagged(), 0);
     // Nobody writes any more.
@@ -348,14 +321,8 @@ fn the_caller_and_init_are_never_touched() {
 fn a_leader_from_another_boot_means_nobody() {
     let home = Home::new();
     let process = home.start("web", 1, "sleep 1000");
-    let rebooted = ProcessId {
-        boot_id: hms_os::BootId(process.id().boot_id.0 ^ 1),
-        ..process.id()
-    };
-    let target = KillTree {
-        leader: Some(rebooted),
-        ..home.target("nobody")
-    };
+    let rebooted = ProcessId { boot_id: hms_os::BootId(process.id().boot_id.0 ^ 1), ..process.id() };
+    let target = KillTree { leader: Some(rebooted), ..home.target("nobody") };
     assert_eq!(stragglers(&[target]), []);
     end(&process);
 }

@@ -1,1 +1,4 @@
 //! hms-runtime
+
+pub mod argv;
+pub mod view;

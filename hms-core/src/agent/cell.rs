@@ -95,8 +95,7 @@ impl Cell {
                 failure = in_hand(&mut self.handling) => {
                     self.handling = None;
                     if let Some(exit) = failure {
-                        self.abandon(Stop::Kill).await;
-                        self.on_exit(exit).await;
+                        self.fail(exit).await;
                     }
                 }
                 envelope = self.shared.mailbox.recv(), if listens => {
@@ -349,6 +348,14 @@ impl Cell {
         }
     }
 
+    /// The life failed without ending (a handler panicked or hung): end it, then treat it as an exit.
+    async fn fail(&mut self, exit: ExitReport) {
+        if let Err(e) = self.abandon(Stop::Kill).await {
+            tracing::warn!(agent = %self.shared.id, error = %e, "a failed life could not be ended cleanly");
+        }
+        self.on_exit(exit).await;
+    }
+
     /// The back-off is over.
     async fn resume(&mut self) {
         let Phase::Backoff(_, exit) = std::mem::replace(&mut self.phase, Phase::Idle) else { return };
@@ -435,9 +442,13 @@ impl Cell {
 
     async fn restart(&mut self, request: RestartRequest) -> Result<Restarted> {
         let incarnation = self.cx.incarnation();
-        let superseded = request.if_incarnation.is_some_and(|seen| seen != incarnation);
-        if superseded || (request.if_incarnation.is_some() && matches!(self.phase, Phase::Backoff(..))) {
-            return Ok(Restarted::Superseded { incarnation });
+        // A diagnosis is outdated by another life, by supervision being at it, and by a decision that it not run.
+        if let Some(seen) = request.if_incarnation {
+            let at_it = matches!(self.phase, Phase::Backoff(..) | Phase::Grouped);
+            let settled = self.kept.quarantined.is_some() || self.kept.finished.is_some();
+            if seen != incarnation || at_it || settled || self.shared.spec().desired == Desired::Stopped {
+                return Ok(Restarted::Superseded { incarnation });
+            }
         }
         let since = self.kernel.clock().now();
         let behaviour = self.behaviour.clone();

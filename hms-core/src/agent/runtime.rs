@@ -108,17 +108,17 @@ impl Agents {
         spec.validate()?;
         kernel.types().check(&spec.kind, &mut spec.config)?;
         drop(kernel.types().create(&spec.kind, &spec.config)?);
-        {
+        let there = {
             let index = self.index();
             index.check_references(&spec)?;
-            if let Some(there) = index.get(&spec.name).cloned() {
-                drop(index);
-                if !how.ensure {
-                    return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already an agent `{}`", spec.name))
-                        .hint("choose another name, or destroy it first"));
-                }
-                return self.update_locked(&there, spec).await;
+            index.get(&spec.name).cloned()
+        };
+        if let Some(there) = there {
+            if !how.ensure {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already an agent `{}`", spec.name))
+                    .hint("choose another name, or destroy it first"));
             }
+            return self.update_locked(&there, spec).await;
         }
         let shared = self.insert(&kernel, spec, &how).await?;
         let (tx, rx) = oneshot::channel();

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AgentSpec, Behaviour, ExitReport, Health, HealthStatus, Stop,
+    AgentSpec, Behaviour, ExitReport, Health, Stop,
     message::Envelope,
     runtime::{RestartRequest, Restarted},
 };
@@ -258,11 +258,5 @@ impl Shared {
         row["config"] = spec.config.clone();
         row["messages"] = json!({"waiting": self.mailbox.len(), "refused": mailbox.lost, "from": self.edges()});
         row
-    }
-}
-
-impl AgentState {
-    pub(crate) fn is_well(&self) -> bool {
-        self.health.status == HealthStatus::Healthy
     }
 }

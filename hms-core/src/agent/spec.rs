@@ -149,7 +149,7 @@ impl AgentSpec {
 
 /// The properties of a specification that a command takes beside the type's own configuration.
 pub fn common_schema() -> Value {
-    let duration = |about: &str, default: &str| json!({"type": "string", "x-value": "DURATION", "description": about, "default": default});
+    let duration = |about: &str, default: &str| json!({"type": "string", "format": "hms-duration", "x-value": "DURATION", "description": about, "default": default});
     json!({
         "name": {"type": "string", "x-short": "n", "description": "unique name (a-z 0-9 - _ .); made up when missing"},
         "labels": {"type": "object", "additionalProperties": {"type": "string"}, "description": "free labels"},
@@ -169,7 +169,7 @@ pub fn common_schema() -> Value {
                 "reset_after": duration("healthy for this long, and the next restart is immediate again", "10s")}}
         }},
         "health": {"type": "object", "additionalProperties": false, "properties": {
-            "interval": {"type": "string", "x-value": "DURATION", "description": "time between health checks, at least 100ms (default: monitoring.interval)"},
+            "interval": {"type": "string", "format": "hms-duration", "x-value": "DURATION", "description": "time between health checks, at least 100ms (default: monitoring.interval)"},
             "timeout": duration("a check that takes longer has failed", "5s")}},
         "healing": {"type": "object", "description": "healing settings that differ from the system's"},
         "desired": {"enum": ["running", "stopped"], "description": "whether it should run (default running)"},

@@ -11,13 +11,13 @@ use std::{
 use serde_json::Value;
 
 use super::behaviour::{AgentTypeSpec, Behaviour, BehaviourFactory};
-use crate::{Error, ErrorKind, Result, owner::Owner, schema::Schema};
+use crate::{Error, ErrorKind, Result, owner::Owner, schema::LazySchema};
 
 #[derive(Clone)]
 struct Provider {
     spec: Arc<AgentTypeSpec>,
     owner: Owner,
-    schema: Arc<Schema>,
+    schema: Arc<LazySchema>,
     factory: Arc<dyn BehaviourFactory>,
 }
 
@@ -30,8 +30,7 @@ pub struct AgentTypes {
 impl AgentTypes {
     /// Registers a provider of a type.
     pub fn register(&self, owner: Owner, spec: AgentTypeSpec, factory: Arc<dyn BehaviourFactory>) -> Result<()> {
-        let schema =
-            Arc::new(Schema::compile(&spec.schema).map_err(|e| e.context(format!("agent type `{}`", spec.name)))?);
+        let schema = Arc::new(LazySchema::new(spec.schema.clone()));
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let providers = by_name.entry(spec.name.clone()).or_default();
         if let Some(active) = providers.first()
@@ -69,7 +68,7 @@ impl AgentTypes {
     /// Fills defaults into a configuration of type `name` and validates it; errors name the key.
     pub fn check(&self, name: &str, config: &mut Value) -> Result<()> {
         let provider = self.provider(name)?;
-        provider.schema.check(&format!("configuration of type `{name}`"), ErrorKind::InvalidConfig, config)
+        provider.schema.get()?.check(&format!("configuration of type `{name}`"), ErrorKind::InvalidConfig, config)
     }
 
     /// A behaviour of type `name`.

@@ -428,6 +428,8 @@ async fn start_host(command: &HostCommand, until: Instant) -> Result<Began> {
     let log = hms_os::files::append(&command.log).map_err(|e| Error::io(command.log.display(), &e))?;
     let mut child = std::process::Command::new(&command.program)
         .args(&command.args)
+        // Started from inside an agent it would otherwise count as a part of it.
+        .env_remove("HMS_AGENT")
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)

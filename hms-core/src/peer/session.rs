@@ -25,6 +25,7 @@ use crate::{
     command::{Caller, Canceller, CommandContext, CommandSpec},
     event::{Event, EventDraft, Overflow, Subscribe, Subscription},
     owner::Owner,
+    schema::Schema,
     service::ServiceSpec,
 };
 
@@ -139,6 +140,7 @@ impl PeerHandler for Session {
             "command.run" => self.run(peer, parse(params)?).await,
             "command.register" => {
                 let spec: CommandSpec = parse(params)?;
+                Schema::compile(&spec.args).map_err(|e| e.context(format!("command `{}`", spec.path)))?;
                 let handler = peer_command(spec.path.clone(), Arc::downgrade(peer));
                 self.leased(peer, || kernel.commands().register(self.owner.clone(), spec, handler))
             }

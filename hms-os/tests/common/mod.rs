@@ -19,10 +19,7 @@ pub(crate) fn args(script: &str) -> [OsString; 2] {
 }
 
 pub(crate) fn sh(args: &[OsString]) -> Spawn<'_> {
-    Spawn {
-        args,
-        ..Spawn::new("sh")
-    }
+    Spawn { args, ..Spawn::new("sh") }
 }
 
 /// The first line of a file, once it is complete.
@@ -47,9 +44,13 @@ pub(crate) fn await_some<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 
 pub(crate) fn kernel_at_least(major: u32, minor: u32) -> bool {
     let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("release");
-    let mut numbers = release
-        .split(|c: char| !c.is_ascii_digit())
-        .map(|n| n.parse::<u32>().unwrap_or(0));
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse::<u32>().unwrap_or(0));
     let found = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     found >= (major, minor)
+}
+
+/// Write a line into a FIFO, once somebody reads it.
+pub(crate) fn tell(fifo: &Path, line: &str) {
+    let mut writer = await_some(|| hms_os::files::open_fifo_writer(fifo).ok());
+    std::io::Write::write_all(&mut writer, format!("{line}\n").as_bytes()).expect("write");
 }

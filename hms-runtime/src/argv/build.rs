@@ -34,7 +34,7 @@ impl Parser {
             && !spec.description.is_empty()
         {
             // Its help is the short one, which fits a screen, but says all that there is to say.
-            node = node.about(format!("{}\n\n{}", spec.summary, spec.description));
+            node = node.about(self.description(spec));
         }
         for len in (0..path.len()).rev() {
             node = self.bare(&path[..len]).subcommand(node);
@@ -75,14 +75,17 @@ impl Parser {
         match self.spec(path) {
             Some(spec) => {
                 if !spec.description.is_empty() {
-                    command = command.long_about(format!("{}\n\n{}", spec.summary, spec.description));
+                    command = command.long_about(self.description(spec));
                 }
                 if !spec.examples.is_empty() {
                     command = command.after_help(self.examples(spec));
                 }
                 command
             }
-            None => command.subcommand_required(true).arg_required_else_help(true).subcommand_value_name("COMMAND"),
+            None => command
+                .subcommand_required(true)
+                .arg_required_else_help(true)
+                .subcommand_value_name("COMMAND"),
         }
     }
 
@@ -127,6 +130,10 @@ impl Parser {
                     .display_order(1001)
                     .help("Prints the version"),
             )
+    }
+
+    fn description(&self, spec: &CommandSpec) -> String {
+        format!("{}\n\n{}", spec.summary, spec.description.replace("{program}", &self.program))
     }
 
     fn examples(&self, spec: &CommandSpec) -> String {
@@ -275,8 +282,8 @@ fn option(field: &Field) -> Vec<Arg> {
         }
         return vec![require(yes, field)];
     };
-    yes = yes.action(ArgAction::SetTrue).hide(field.hidden || default);
-    let Some(no_long) = field.negation() else { return vec![yes.overrides_with(field.id.clone())] };
+    yes = yes.action(ArgAction::SetTrue).hide(field.hidden || (default && field.negation.is_some()));
+    let Some(no_long) = field.negation.clone() else { return vec![yes.overrides_with(field.id.clone())] };
     let no_id = no_id(field);
     let no = named(no_id.clone(), no_long)
         .action(ArgAction::SetTrue)

@@ -64,7 +64,7 @@ impl Parser {
         let plan = Plan::new(spec, None);
         let _ = write!(out, "\n### `{} {}`\n\n{}\n", self.program, spec.path, prose(&spec.summary));
         if !spec.description.is_empty() {
-            let _ = write!(out, "\n{}\n", spec.description.trim());
+            let _ = write!(out, "\n{}\n", spec.description.trim().replace("{program}", &self.program));
         }
         let _ = write!(out, "\n```text\n{} {}", self.program, spec.path);
         if !plan.options.is_empty() || plan.watch || plan.yes || plan.config {
@@ -82,10 +82,16 @@ impl Parser {
             plan.positionals.iter().chain(&plan.trailing).map(|f| (word(f), meaning(f))).collect();
         rows.extend(plan.options.iter().filter(|f| !f.hidden).map(|f| (option(f), meaning(f))));
         if plan.config {
-            rows.push(("--config <JSON|@FILE>".into(), "the type's configuration, beneath the other options".into()));
+            rows.push((
+                "--config <JSON|@FILE>".into(),
+                "the type's configuration, beneath the other options".into(),
+            ));
         }
         if plan.watch {
-            rows.push(("--watch[=<DURATION>]".into(), "shows it again and again, every second or as often as said".into()));
+            rows.push((
+                "--watch[=<DURATION>]".into(),
+                "shows it again and again, every second or as often as said".into(),
+            ));
         }
         if plan.yes {
             rows.push(("-y, --yes".into(), "does not ask".into()));
@@ -106,8 +112,10 @@ impl Parser {
             let Some(schema) = self.types.type_schema(&name) else { continue };
             let plan = Plan::new(spec, Some((&name, &schema)));
             let _ = write!(out, "\n### Options of type `{name}`\n\n{}\n", prose(&summary));
-            let trailing = plan.trailing.iter().filter(|f| f.typed).map(|f| (format!("-- {}", word(f)), meaning(f)));
-            let options = plan.options.iter().filter(|f| f.typed && !f.hidden).map(|f| (option(f), meaning(f)));
+            let trailing =
+                plan.trailing.iter().filter(|f| f.typed).map(|f| (format!("-- {}", word(f)), meaning(f)));
+            let options =
+                plan.options.iter().filter(|f| f.typed && !f.hidden).map(|f| (option(f), meaning(f)));
             write_rows(out, "option", &trailing.chain(options).collect::<Vec<_>>());
         }
     }
@@ -149,7 +157,7 @@ fn word(field: &Field) -> String {
 
 fn option(field: &Field) -> String {
     let short = field.short.map(|letter| format!("-{letter}, ")).unwrap_or_default();
-    match (&field.kind, field.negation()) {
+    match (&field.kind, &field.negation) {
         (Kind::Flag { default: true }, Some(no)) => format!("{short}--{no}"),
         (Kind::Flag { .. }, _) => format!("{short}--{}", field.long),
         _ => format!("{short}--{} <{}>", field.long, field.value_name),

@@ -23,7 +23,11 @@ pub const EXIT_CODES: [ExitCode; 10] = [
         name: "usage",
         meaning: "the command line, an argument or a configuration is not valid; nothing was changed",
     },
-    ExitCode { code: NOT_FOUND, name: "not found", meaning: "the named thing does not exist, or no longer does" },
+    ExitCode {
+        code: NOT_FOUND,
+        name: "not found",
+        meaning: "the named thing does not exist, or no longer does",
+    },
     ExitCode {
         code: CONFLICT,
         name: "conflict",
@@ -36,7 +40,11 @@ pub const EXIT_CODES: [ExitCode; 10] = [
         meaning: "no host could be reached or started, another process owns the home, the versions do not \
                   match, or nothing running offers the type or service",
     },
-    ExitCode { code: PERMISSION, name: "permission", meaning: "the operating system refused for lack of rights" },
+    ExitCode {
+        code: PERMISSION,
+        name: "permission",
+        meaning: "the operating system refused for lack of rights",
+    },
     ExitCode {
         code: STORE,
         name: "store",
@@ -79,6 +87,7 @@ pub fn exit_code(kind: ErrorKind) -> i32 {
         PermissionDenied => PERMISSION,
         StoreCorrupt | StoreNewer | DiskFull => STORE,
         Cancelled => CANCELLED,
-        WouldDeadlock | QueueFull | NotSupported | Protocol | Io | HandlerFailed | Panic | Forked | Internal => FAILED,
+        WouldDeadlock | QueueFull | NotSupported | Protocol | Io | HandlerFailed | Panic | Forked
+        | Internal => FAILED,
     }
 }

@@ -110,12 +110,13 @@ impl<'a> Shape<'a> {
 
     /// What a command line makes of it.
     pub(super) fn kind(&self, root: &Value) -> Kind {
-        if let Some(options) = self.get("oneOf").or_else(|| self.get("anyOf")).and_then(Value::as_array) {
+        // What is left after following references, lone alternatives and null are real alternatives.
+        let core = self.0[self.0.len() - 1];
+        if let Some(options) = core.get("oneOf").or_else(|| core.get("anyOf")).and_then(Value::as_array) {
             return choices(options).map_or_else(|| Kind::Any(union(root, options)), Kind::Choice);
         }
-        if self.get("enum").is_some() {
-            return choices(&self.0[self.0.len() - 1..].iter().copied().cloned().collect::<Vec<_>>())
-                .map_or(Kind::Any(Vec::new()), Kind::Choice);
+        if core.get("enum").is_some() {
+            return choices(std::slice::from_ref(core)).map_or(Kind::Any(Vec::new()), Kind::Choice);
         }
         let types = self.types();
         let [one] = types.as_slice() else { return Kind::Any(types) };
@@ -159,7 +160,8 @@ impl<'a> Shape<'a> {
 
 /// The only alternative, null aside where that is allowed.
 fn lone(alternatives: Option<&Value>, or_null: bool) -> Option<&Value> {
-    let mut rest = alternatives?.as_array()?.iter().filter(|s| !or_null || s.get("type") != Some(&"null".into()));
+    let mut rest =
+        alternatives?.as_array()?.iter().filter(|s| !or_null || s.get("type") != Some(&"null".into()));
     let first = rest.next()?;
     rest.next().is_none().then_some(first)
 }
@@ -209,12 +211,18 @@ impl Kind {
     /// is wrong with the text; the option's name is added by who asks.
     pub(super) fn read(&self, text: &str) -> Result<Value, String> {
         match self {
-            Self::Flag { .. } => text.parse::<bool>().map(Value::from).map_err(|_| "write true or false".into()),
+            Self::Flag { .. } => {
+                text.parse::<bool>().map(Value::from).map_err(|_| "write true or false".into())
+            }
             Self::Integer(bounds) => bounds.check(integer(text)?),
             Self::Number(bounds) => {
                 let number: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
                 let whole = integer(text).ok();
-                bounds.check(whole.or_else(|| number.is_finite().then(|| number.into())).ok_or("not a finite number")?)
+                bounds.check(
+                    whole
+                        .or_else(|| number.is_finite().then(|| number.into()))
+                        .ok_or("not a finite number")?,
+                )
             }
             Self::Text => Ok(text.into()),
             Self::Choice(words) => {
@@ -315,7 +323,8 @@ fn map(kind: &Kind, text: &str) -> Result<Value, String> {
     if text.starts_with('{') {
         return object(text);
     }
-    let (key, value) = text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("write it as KEY=VALUE")?;
+    let (key, value) =
+        text.split_once('=').filter(|(key, _)| !key.is_empty()).ok_or("write it as KEY=VALUE")?;
     Ok(Value::Object(Map::from_iter([(key.to_owned(), kind.read(value)?)])))
 }
 

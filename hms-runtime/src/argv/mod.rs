@@ -30,8 +30,8 @@ use self::{
 
 pub use docs::SHELLS;
 pub use exit::{
-    CANCELLED, CONFLICT, EXIT_CODES, ExitCode, FAILED, NOT_FOUND, OK, PERMISSION, STORE, TIMEOUT, UNAVAILABLE, USAGE,
-    exit_code,
+    CANCELLED, CONFLICT, EXIT_CODES, ExitCode, FAILED, NOT_FOUND, OK, PERMISSION, STORE, TIMEOUT,
+    UNAVAILABLE, USAGE, exit_code,
 };
 
 /// Where the agent types come from, asked only by commands that take one.
@@ -116,7 +116,12 @@ pub struct Parser {
 impl Parser {
     /// A parser for `program` (as a user types it, several words where that is so: `codex hms`). Help
     /// lists the commands in the given order.
-    pub fn new(program: &str, version: &str, commands: Vec<Arc<CommandSpec>>, types: Arc<dyn TypeSource>) -> Self {
+    pub fn new(
+        program: &str,
+        version: &str,
+        commands: Vec<Arc<CommandSpec>>,
+        types: Arc<dyn TypeSource>,
+    ) -> Self {
         Self {
             program: program.into(),
             version: version.into(),
@@ -191,14 +196,16 @@ impl Parser {
         let index = untyped.positionals.iter().position(|f| f.path.last().is_some_and(|p| p == property));
         let names = self.types.type_names();
         let is_type = |word: &str| names.iter().any(|(name, _)| name == word);
-        let Some(mut name) = index.and_then(|index| type_word(&untyped, index, &args[rest..], is_type)) else {
+        let Some(mut name) = index.and_then(|index| type_word(&untyped, index, &args[rest..], is_type))
+        else {
             return self.parse_with(words, &untyped, args);
         };
         // The word was found without knowing which options of the type take a value: when the real
         // reading finds another one in that place, that one is read once more.
         for _ in 0..2 {
             if !names.is_empty() && !is_type(&name) && index == Some(0) {
-                let only: Vec<OsString> = words.iter().map(OsString::from).chain([OsString::from(&name)]).collect();
+                let only: Vec<OsString> =
+                    words.iter().map(OsString::from).chain([OsString::from(&name)]).collect();
                 if let Err(e) = self.tree_for(words, Some(&untyped)).try_get_matches_from(only) {
                     return self.text(&e, args);
                 }
@@ -314,14 +321,16 @@ impl Parser {
         let options = || args.iter().take_while(|arg| *arg != "--").filter_map(|arg| arg.to_str());
         let wants = |flag: &str, value: &str| {
             let joined = format!("{flag}={value}");
-            options().any(|arg| arg == joined) || options().zip(options().skip(1)).any(|(a, b)| a == flag && b == value)
+            options().any(|arg| arg == joined)
+                || options().zip(options().skip(1)).any(|(a, b)| a == flag && b == value)
         };
         let color = (self.color || wants("--color", "always")) && !wants("--color", "never");
         let rendered = e.render();
         let asked_for = matches!(e.kind(), ClapKind::DisplayHelp | ClapKind::DisplayVersion);
         let mut text = if color { rendered.ansi().to_string() } else { rendered.to_string() };
         if !asked_for && options().any(|arg| arg == "--json") {
-            text = crate::view::error_json(&as_error(e.kind(), &rendered.to_string())).to_string();
+            text = crate::view::error_json(&as_error(e.kind(), &rendered.to_string()), &self.program)
+                .to_string();
         }
         let text = format!("{}\n", text.trim_end());
         Parsed::Text { text, exit_code: if asked_for { OK } else { USAGE }, to_stderr: !asked_for }
@@ -331,7 +340,8 @@ impl Parser {
 /// A usage error for programs: the sentence and the tips, without the usage lines.
 fn as_error(kind: ClapKind, rendered: &str) -> Error {
     if let ClapKind::DisplayHelpOnMissingArgumentOrSubcommand | ClapKind::MissingSubcommand = kind {
-        return Error::new(ErrorKind::InvalidArgument, "a command is required").hint("`--help` lists the commands");
+        return Error::new(ErrorKind::InvalidArgument, "a command is required")
+            .hint("`{program} --help` lists the commands");
     }
     let mut parts = rendered.split("\n\n").map(str::trim).filter(|part| !part.is_empty());
     let first = parts.next().unwrap_or("the command line is not valid");
@@ -356,7 +366,11 @@ fn type_word(plan: &Plan, index: usize, args: &[OsString], is_type: impl Fn(&str
             break;
         }
         if word.len() < 2 || !word.starts_with('-') {
-            if after_unknown { doubtful.push(word) } else { sure.push(word) }
+            if after_unknown {
+                doubtful.push(word)
+            } else {
+                sure.push(word)
+            }
             after_unknown = false;
             continue;
         }
@@ -367,7 +381,8 @@ fn type_word(plan: &Plan, index: usize, args: &[OsString], is_type: impl Fn(&str
         }
     }
     let named = sure.get(index).copied();
-    let known = named.filter(|word| is_type(word)).or_else(|| doubtful.into_iter().find(|word| is_type(word)));
+    let known =
+        named.filter(|word| is_type(word)).or_else(|| doubtful.into_iter().find(|word| is_type(word)));
     known.or(named).map(String::from)
 }
 
@@ -393,7 +408,7 @@ fn next_is_value(plan: &Plan, word: &str) -> Option<bool> {
     let named = |field: &&Field| field.long == long || field.aliases.iter().any(|alias| alias == long);
     match plan.options.iter().find(named) {
         Some(field) => Some(field.takes_value()),
-        None => plan.options.iter().any(|f| f.negation().is_some_and(|no| no == long)).then_some(false),
+        None => plan.options.iter().any(|f| f.negation.as_deref() == Some(long)).then_some(false),
     }
 }
 
@@ -441,7 +456,7 @@ fn given(field: &Field, matches: &ArgMatches) -> Option<Value> {
         return if set(&field.id) {
             Some(true.into())
         } else {
-            (field.negation().is_some() && set(&build::no_id(field))).then(|| false.into())
+            (field.negation.is_some() && set(&build::no_id(field))).then(|| false.into())
         };
     }
     let mut occurrences = matches.get_many::<Value>(&field.id)?.cloned().peekable();
@@ -455,6 +470,7 @@ fn given(field: &Field, matches: &ArgMatches) -> Option<Value> {
 
 /// Writes `value` at `path`, on top of what an outer option put there.
 fn put(args: &mut Value, path: &[String], value: Value) {
-    let nested = path.iter().rev().fold(value, |inner, key| Value::Object(Map::from_iter([(key.clone(), inner)])));
+    let nested =
+        path.iter().rev().fold(value, |inner, key| Value::Object(Map::from_iter([(key.clone(), inner)])));
     merge(args, nested);
 }

@@ -22,6 +22,8 @@ pub(super) struct Field {
     pub(super) long: String,
     /// Other names, not shown.
     pub(super) aliases: Vec<String>,
+    /// The name of the option that says no, for a flag.
+    pub(super) negation: Option<String>,
     /// The letter after `-`.
     pub(super) short: Option<char>,
     /// What stands for the value in help.
@@ -42,11 +44,6 @@ impl Field {
     /// Whether the next word belongs to it.
     pub(super) fn takes_value(&self) -> bool {
         !matches!(self.kind, Kind::Flag { .. })
-    }
-
-    /// The name of the option that says no, for a flag.
-    pub(super) fn negation(&self) -> Option<String> {
-        (matches!(self.kind, Kind::Flag { .. }) && !self.long.starts_with("no-")).then(|| format!("no-{}", self.long))
     }
 }
 
@@ -163,7 +160,8 @@ impl Collector<'_> {
             }
         }
         let mut all = Vec::new();
-        for (field, shape) in fields {
+        for (mut field, shape) in fields {
+            names.negate(&mut field);
             let inner = self.inner(&field, &shape, names);
             all.push(field);
             all.extend(inner);
@@ -185,9 +183,12 @@ impl Collector<'_> {
             }
             field.long = format!("{}-{}", parent.long, field.long);
             field.aliases = dotted(&field.path[self.prefix.len()..]).into_iter().collect();
-            field.hidden |= parent.hidden || path.len() + 1 >= MAX_DEPTH;
+            field.hidden |= parent.hidden;
             if names.claim(&mut field, None) {
                 let inner = self.inner(&field, &Shape::of(self.root, schema), names);
+                // Options for each part say more than one for the JSON of them all.
+                field.hidden |= !inner.is_empty();
+                names.negate(&mut field);
                 all.push(field);
                 all.extend(inner);
             }
@@ -198,8 +199,13 @@ impl Collector<'_> {
     fn field(&self, above: &[String], name: &str, schema: &Value, required: bool) -> Field {
         let shape = Shape::of(self.root, schema);
         let kind = shape.kind(self.root);
-        let path: Vec<String> =
-            self.prefix.iter().map(ToString::to_string).chain(above.iter().cloned()).chain([name.to_owned()]).collect();
+        let path: Vec<String> = self
+            .prefix
+            .iter()
+            .map(ToString::to_string)
+            .chain(above.iter().cloned())
+            .chain([name.to_owned()])
+            .collect();
         let long = kebab(name);
         let several = matches!(kind, Kind::List(_) | Kind::Map(_));
         let (long, aliases) = match singular(&long).filter(|_| several) {
@@ -218,6 +224,7 @@ impl Collector<'_> {
             path,
             long,
             aliases,
+            negation: None,
             short,
             kind,
         }
@@ -263,21 +270,31 @@ impl Names {
         }
         self.longs.insert(field.long.clone());
         field.aliases.retain(|alias| self.longs.insert(alias.clone()));
-        if let Some(no) = field.negation() {
-            self.longs.insert(no);
-        }
         field.short = field.short.filter(|letter| self.shorts.insert(*letter));
         true
+    }
+
+    /// Gives a flag the name that says no, unless that is somebody's own.
+    fn negate(&mut self, field: &mut Field) {
+        if let Kind::Flag { .. } = field.kind
+            && !field.long.starts_with("no-")
+        {
+            field.negation = Some(format!("no-{}", field.long)).filter(|no| self.longs.insert(no.clone()));
+        }
     }
 }
 
 fn help(shape: &Shape<'_>, kind: &Kind) -> String {
-    let mut text = shape.text("description").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut text =
+        shape.text("description").unwrap_or_default().split_whitespace().collect::<Vec<_>>().join(" ");
     let default = match shape.get("default") {
         Some(Value::String(s)) if !s.is_empty() => s.clone(),
         Some(Value::Number(n)) => n.to_string(),
         Some(Value::Array(all)) if !all.is_empty() && all.iter().all(|v| v.is_string() || v.is_number()) => {
-            all.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), String::from)).collect::<Vec<_>>().join(",")
+            all.iter()
+                .map(|v| v.as_str().map_or_else(|| v.to_string(), String::from))
+                .collect::<Vec<_>>()
+                .join(",")
         }
         _ => return text,
     };
@@ -294,7 +311,9 @@ fn value_name(long: &str, kind: &Kind) -> String {
         Kind::Number(_) => "NUMBER".into(),
         Kind::Map(_) => "KEY=VALUE".into(),
         Kind::Object => "JSON".into(),
-        Kind::Any(types) if types.iter().all(|t| t == "object" || t == "array") && !types.is_empty() => "JSON".into(),
+        Kind::Any(types) if types.iter().all(|t| t == "object" || t == "array") && !types.is_empty() => {
+            "JSON".into()
+        }
         _ => long.to_uppercase().replace('-', "_"),
     }
 }

@@ -42,16 +42,19 @@ impl Tint {
 
     /// The meaning of a state's first word.
     fn of_state(text: &str) -> Self {
-        let word = text.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_')).next().unwrap_or_default();
+        let word =
+            text.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_')).next().unwrap_or_default();
         match word.to_lowercase().as_str() {
-            "healthy" | "running" | "verified" | "resolved" | "ok" | "ready" | "passed" | "succeeded" | "active"
-            | "up" | "done" | "applied" | "created" => Self::Good,
-            "degraded" | "pending" | "waiting" | "starting" | "restarting" | "stopping" | "verifying" | "healing"
-            | "open" | "warning" | "retrying" | "throttled" | "changed" | "cancelled" => Self::Fair,
-            "critical" | "failed" | "firing" | "quarantined" | "escalated" | "error" | "unhealthy" | "crashed"
-            | "exhausted" | "down" | "lost" => Self::Bad,
-            "stopped" | "unknown" | "disabled" | "inactive" | "skipped" | "none" | "removed" | "unchanged"
-            | "suppressed" | "-" | "" => Self::Dim,
+            "healthy" | "running" | "verified" | "resolved" | "ok" | "ready" | "passed" | "succeeded"
+            | "active" | "up" | "done" | "applied" | "created" => Self::Good,
+            "degraded" | "pending" | "waiting" | "starting" | "restarting" | "stopping" | "verifying"
+            | "healing" | "open" | "warning" | "retrying" | "throttled" | "changed" | "cancelled" => {
+                Self::Fair
+            }
+            "critical" | "failed" | "firing" | "quarantined" | "escalated" | "error" | "unhealthy"
+            | "crashed" | "exhausted" | "down" | "lost" => Self::Bad,
+            "stopped" | "unknown" | "disabled" | "inactive" | "skipped" | "none" | "removed"
+            | "unchanged" | "suppressed" | "-" | "" => Self::Dim,
             _ => Self::Plain,
         }
     }
@@ -67,7 +70,9 @@ pub(super) struct Cell {
 impl Cell {
     /// The cell of `column` in `row`.
     pub(super) fn at(row: &Value, column: &Column, style: &Style) -> Self {
-        let Some(value) = row.pointer(&column.pointer).filter(|v| !v.is_null()) else { return Self::missing() };
+        let Some(value) = row.pointer(&column.pointer).filter(|v| !v.is_null()) else {
+            return Self::missing();
+        };
         let number = value.as_f64();
         let text = match (column.format, number) {
             (Format::Time, Some(ms)) => time(ms, style),
@@ -85,7 +90,7 @@ impl Cell {
         Self { text, tint }
     }
 
-    /// Plain text of ours.
+    /// Text that is safe already.
     pub(super) fn of(text: String) -> Self {
         Self { text, tint: Tint::Plain }
     }

@@ -17,10 +17,11 @@ pub fn render_error(error: &Error, style: &Style) -> String {
     out
 }
 
-/// The same for programs: `{"error": {"kind", "message", "hint"}}`.
+/// The same for programs: `{"error": {"kind", "message", "hint"}}`, the hint null where there is none.
 #[must_use]
-pub fn error_json(error: &Error) -> Value {
-    json!({ "error": { "kind": error.kind, "message": error.message, "hint": error.hint } })
+pub fn error_json(error: &Error, program: &str) -> Value {
+    let hint = error.hint.as_ref().map(|hint| hint.replace("{program}", program));
+    json!({ "error": { "kind": error.kind, "message": error.message, "hint": hint } })
 }
 
 /// Text whose further lines (a place in a file) stand under the first.

@@ -10,9 +10,9 @@ mod error;
 mod redraw;
 mod series;
 mod table;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 mod tree;
 
 use hms_core::command::{Column, Format, View};
@@ -68,9 +68,10 @@ impl Style {
         if self.color { tint.paint(text) } else { text.to_owned() }
     }
 
-    /// A text of ours, with the program's name in it.
+    /// A text of a command's author, made safe and with the program's name in it.
     fn named(&self, text: &str) -> String {
-        text.replace("{program}", &self.program)
+        let safe: Vec<String> = text.lines().map(text::escape_but_tabs).collect();
+        safe.join("\n").replace("{program}", &self.program)
     }
 }
 
@@ -172,7 +173,7 @@ fn array_at<'a>(value: &'a Value, pointer: &str) -> &'a [Value] {
     }
 }
 
-/// A line of ours; nothing stays nothing.
+/// A finished line; nothing stays nothing.
 fn line(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("{text}\n") }
 }

@@ -29,7 +29,8 @@ impl Grid {
     }
 
     pub(super) fn header<'a>(&mut self, titles: impl Iterator<Item = &'a str>) {
-        self.header = Some(titles.map(|t| Cell { text: escape(t).to_uppercase(), tint: Tint::Bold }).collect());
+        self.header =
+            Some(titles.map(|t| Cell { text: escape(t).to_uppercase(), tint: Tint::Bold }).collect());
     }
 
     pub(super) fn row(&mut self, cells: Vec<Cell>) {
@@ -87,8 +88,10 @@ impl Grid {
         table.set_content_arrangement(ContentArrangement::Dynamic);
         table.set_width(u16::try_from(style.width).unwrap_or(u16::MAX));
         let whole = |at: usize| self.formats[at] != Format::Text;
-        let fixed: usize = widths.iter().enumerate().filter(|(at, _)| whole(*at)).map(|(_, w)| *w).sum();
-        if fixed * 2 > style.width {
+        // Unless the text columns would have nothing left to show.
+        let least = |(at, width): (usize, &usize)| if whole(at) { *width } else { 8.min(*width) };
+        let needed = widths.iter().enumerate().map(least).sum::<usize>() + 2 * (widths.len() - 1);
+        if needed > style.width {
             return;
         }
         for (at, column) in table.column_iter_mut().enumerate() {

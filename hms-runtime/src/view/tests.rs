@@ -85,7 +85,7 @@ fn a_table_is_cut_to_the_terminal_where_it_is_text() {
         render(&agent_table(), &agents(), &narrow(58)),
         "\
 NAME    STATUS       RESTARTS    MEMORY  SINCE   COMMAND
-web     running             3  12.3 MiB  3s ago  python3 …
+web     running             3  12.3 MiB  3s ago  python3…
 数据库  quarantined        12         -  2h ago  db
 "
     );
@@ -103,7 +103,10 @@ web     running             3  12.3 MiB  3s ago  python3 …
 #[test]
 fn an_empty_table_says_so_with_the_programs_name() {
     for empty in [json!([]), json!(null), json!("text")] {
-        assert_eq!(render(&agent_table(), &empty, &plain()), "no agents; `codex-hms agent create` makes one\n");
+        assert_eq!(
+            render(&agent_table(), &empty, &plain()),
+            "no agents; `codex-hms agent create` makes one\n"
+        );
     }
     let other = Style { program: "mycli hms".into(), ..coloured(0) };
     assert_eq!(
@@ -116,9 +119,13 @@ fn an_empty_table_says_so_with_the_programs_name() {
 
 #[test]
 fn a_record_has_its_keys_aligned_and_its_tables_below() {
-    let view = View::record(&[("Name", "/name", Text), ("Health", "/health/status", State), ("Started", "/at", Time)])
-        .with("Steps", View::table_at("/steps", "none yet", &[("Step", "/name", Text), ("Took", "/ms", Millis)]))
-        .with("Alerts", View::table_at("/alerts", "", &[("Alert", "/name", Text)]));
+    let view = View::record(&[
+        ("Name", "/name", Text),
+        ("Health", "/health/status", State),
+        ("Started", "/at", Time),
+    ])
+    .with("Steps", View::table_at("/steps", "none yet", &[("Step", "/name", Text), ("Took", "/ms", Millis)]))
+    .with("Alerts", View::table_at("/alerts", "", &[("Alert", "/name", Text)]));
     let value = json!({
         "name": "web", "health": { "status": "degraded" }, "at": NOW,
         "steps": [{ "name": "restart", "ms": 63_000 }],
@@ -169,14 +176,14 @@ fn a_tree_has_guides() {
     assert_eq!(
         render(&view, &value, &plain()),
         "\
-system     running
-├─ api     degraded
-│  └─ db   failed
-└─ web     running
-other      -
+system    running
+├─ api    degraded
+│  └─ db  failed
+└─ web    running
+other     -
 "
     );
-    assert!(render(&view, &value, &coloured(80)).contains("│  └─ db   \x1b[31mfailed\x1b[0m\n"));
+    assert!(render(&view, &value, &coloured(80)).contains("│  └─ db  \x1b[31mfailed\x1b[0m\n"));
     assert_eq!(render(&view, &json!({}), &plain()), "-\n");
 }
 
@@ -195,32 +202,41 @@ fn a_series_is_a_sparkline_with_figures() {
 NAME             MIN   AVG   MAX  LAST
 cpu   ▁▂▃▄▅▆▇█     0   3.5     7     7
 flat  ▄▄        1500  1500  1500  1500
-none  -            -     -     -     -
+none               -     -     -     -
 "
     );
     // More points than columns: each bar is the mean of its share.
     let many = json!({ "series": [{ "name": "m", "points": points(&(0..1000).map(f64::from).collect::<Vec<_>>()) }] });
     let drawn = render(&view, &many, &narrow(70));
-    assert!(drawn.contains("m     ▁▁▁▂▂▂▃▃▃▃▄▄▄▅▅▅▆▆▆▆▇▇▇███") || drawn.contains('▁'), "{drawn}");
-    assert!(drawn.lines().all(|line| text::width(line) <= 70), "{drawn}");
-    assert!(drawn.trim_end().ends_with("0  499.5  999   999") || drawn.contains("999"), "{drawn}");
+    assert_eq!(
+        drawn,
+        "\
+NAME                        MIN  AVG  MAX  LAST
+m     ▁▁▂▂▂▃▃▄▄▄▅▅▅▆▆▇▇▇██    0  500  999   999
+"
+    );
     assert_eq!(render(&view, &json!({}), &plain()), "-\n");
 }
 
 #[test]
 fn text_and_messages_are_shown_as_they_are() {
-    let value = json!({ "log": "one\ntwo\tthree\u{1b}[2J\n", "lines": ["a", "b"], "n": 2, "at": NOW - 5_000 });
+    let value =
+        json!({ "log": "one\ntwo\tthree\u{1b}[2J\n", "lines": ["a", "b"], "n": 2, "at": NOW - 5_000 });
     assert_eq!(render(&View::text("/log"), &value, &plain()), "one\ntwo\tthree\\x1b[2J\n");
     assert_eq!(render(&View::text("/lines"), &value, &plain()), "a\nb\n");
     assert_eq!(render(&View::text("/missing"), &value, &plain()), "-\n");
     assert_eq!(render(&View::text(""), &json!(null), &plain()), "");
     assert_eq!(render(&View::text(""), &json!({ "a": [1] }), &plain()), "{\n  \"a\": [\n    1\n  ]\n}\n");
-    let view = View::message("took {/n} {/lines} {/at|age}; see `{program} agent list` {/gone} {other} {/open");
+    let view =
+        View::message("took {/n} {/lines} {/at|age}; see `{program} agent list` {/gone} {other} {/open");
     assert_eq!(
         render(&view, &value, &plain()),
         "took 2 a, b 5s ago; see `codex-hms agent list` - {other} {/open\n"
     );
-    assert_eq!(render(&View::message("{/s|state}"), &json!({ "s": "verified" }), &coloured(0)), "\x1b[32mverified\x1b[0m\n");
+    assert_eq!(
+        render(&View::message("{/s|state}"), &json!({ "s": "verified" }), &coloured(0)),
+        "\x1b[32mverified\x1b[0m\n"
+    );
 }
 
 #[test]
@@ -286,7 +302,8 @@ fn states_have_the_colour_of_their_meaning() {
 
 #[test]
 fn errors_say_what_and_then_what_to_do() {
-    let error = Error::new(ErrorKind::NotFound, "no agent `we\u{1b}b`").hint("`{program} agent list` shows them");
+    let error =
+        Error::new(ErrorKind::NotFound, "no agent `we\u{1b}b`").hint("`{program} agent list` shows them");
     assert_eq!(
         render_error(&error, &plain()),
         "error: no agent `we\\x1bb`\n  hint: `codex-hms agent list` shows them\n"
@@ -298,9 +315,9 @@ fn errors_say_what_and_then_what_to_do() {
     let lines = Error::new(ErrorKind::InvalidConfig, "hms.toml is not valid\n3 | restart = 7");
     assert_eq!(render_error(&lines, &plain()), "error: hms.toml is not valid\n       3 | restart = 7\n");
     assert_eq!(
-        error_json(&error),
+        error_json(&error, "mycli hms"),
         json!({ "error": {
-            "kind": "not-found", "message": "no agent `we\u{1b}b`", "hint": "`{program} agent list` shows them",
+            "kind": "not-found", "message": "no agent `we\u{1b}b`", "hint": "`mycli hms agent list` shows them",
         } })
     );
 }
@@ -344,20 +361,47 @@ fn any_json() -> impl Strategy<Value = Value> {
 }
 
 fn any_view() -> impl Strategy<Value = View> {
-    let pointer = || prop_oneof![Just(String::new()), Just("/a".into()), Just("/b/0".into()), Just("/".into()), "\\PC{0,3}"];
+    let pointer = || {
+        prop_oneof![
+            Just(String::new()),
+            Just("/a".into()),
+            Just("/b/0".into()),
+            Just("/".into()),
+            "\\PC{0,3}"
+        ]
+    };
     let format = prop_oneof![
-        Just(Text), Just(State), Just(Time), Just(Age), Just(Millis), Just(Bytes), Just(Percent), Just(Number)
+        Just(Text),
+        Just(State),
+        Just(Time),
+        Just(Age),
+        Just(Millis),
+        Just(Bytes),
+        Just(Percent),
+        Just(Number)
     ];
-    let column = (".{0,6}", pointer(), format).prop_map(|(title, pointer, format)| Column { title, pointer, format });
+    let column =
+        (".{0,6}", pointer(), format).prop_map(|(title, pointer, format)| Column { title, pointer, format });
     let columns = || proptest::collection::vec(column.clone(), 0..5);
-    let table = (pointer(), columns(), ".{0,4}").prop_map(|(rows, columns, empty)| View::Table { rows, columns, empty });
+    let table = (pointer(), columns(), ".{0,4}").prop_map(|(rows, columns, empty)| View::Table {
+        rows,
+        columns,
+        empty,
+    });
     prop_oneof![
         table.clone(),
         (columns(), proptest::collection::vec((".{0,4}", table), 0..2))
             .prop_map(|(fields, tables)| View::Record { fields, tables }),
-        (pointer(), pointer(), columns())
-            .prop_map(|(roots, children, columns)| View::Tree { roots, children, columns }),
-        (pointer(), pointer(), pointer()).prop_map(|(rows, name, points)| View::Series { rows, name, points }),
+        (pointer(), pointer(), columns()).prop_map(|(roots, children, columns)| View::Tree {
+            roots,
+            children,
+            columns
+        }),
+        (pointer(), pointer(), pointer()).prop_map(|(rows, name, points)| View::Series {
+            rows,
+            name,
+            points
+        }),
         pointer().prop_map(|pointer| View::Text { pointer }),
         "[{}/a|-]{0,12}".prop_map(|template| View::Message { template }),
     ]
@@ -373,10 +417,6 @@ proptest! {
         let drawn = render(&view, &value, &style);
         prop_assert!(drawn.is_empty() || drawn.ends_with('\n'));
         let values = text::without_ansi(&drawn);
-        prop_assert!(
-            matches!(view, View::Message { .. } | View::Table { .. } | View::Record { .. })
-                || !values.contains(|c: char| c.is_control() && c != '\n' && c != '\t'),
-            "{:?}", drawn
-        );
+        prop_assert!(!values.contains(|c: char| c.is_control() && c != '\n' && c != '\t'), "{:?}", drawn);
     }
 }

@@ -13,7 +13,13 @@ use super::{
 /// Deeper nodes are not shown: data that deep is a cycle or a mistake.
 const MAX_DEPTH: usize = 64;
 
-pub(super) fn render(roots: &str, children: &str, columns: &[Column], value: &Value, style: &Style) -> String {
+pub(super) fn render(
+    roots: &str,
+    children: &str,
+    columns: &[Column],
+    value: &Value,
+    style: &Style,
+) -> String {
     let roots = array_at(value, roots);
     if roots.is_empty() || columns.is_empty() {
         return line(&style.paint(Tint::Dim, "-"));
@@ -47,7 +53,8 @@ impl Walk<'_> {
             _ => return,
         };
         for (at, child) in children.iter().enumerate() {
-            let (branch, under) = if at + 1 == children.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
+            let (branch, under) =
+                if at + 1 == children.len() { ("└─ ", "   ") } else { ("├─ ", "│  ") };
             self.add(grid, child, &format!("{below}{branch}"), &format!("{below}{under}"), depth + 1);
         }
     }

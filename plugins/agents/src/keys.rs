@@ -28,6 +28,11 @@ impl<'a> Keys<'a> {
         invalid(&self.name(key), problem)
     }
 
+    /// An error about the object as a whole.
+    pub(crate) fn wrong_itself(&self, problem: impl std::fmt::Display) -> Error {
+        invalid(self.at, problem)
+    }
+
     /// Refuses keys that are not `known`.
     pub(crate) fn only(&self, known: &[&str]) -> Result<()> {
         match self.object.keys().find(|key| !known.contains(&key.as_str())) {
@@ -105,4 +110,17 @@ fn invalid(key: &str, problem: impl std::fmt::Display) -> Error {
 /// The schema of a duration with a default.
 pub(crate) fn duration_schema(about: &str, default: &str) -> Value {
     json!({"type": "string", "x-value": "DURATION", "description": about, "default": default})
+}
+
+/// Two objects of properties as one.
+pub(crate) fn merged(mut first: Value, second: Value) -> Value {
+    if let (Some(first), Value::Object(second)) = (first.as_object_mut(), second) {
+        first.extend(second);
+    }
+    first
+}
+
+/// The version of the built-in agent types.
+pub(crate) fn version() -> semver::Version {
+    semver::Version::new(1, 0, 0)
 }

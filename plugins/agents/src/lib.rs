@@ -4,13 +4,18 @@
 //! the machine; `group` only supervises. The `agent …`, `up` and `down` commands live in `commands`.
 
 mod commands;
+mod endpoint;
 mod group;
 mod heartbeat;
 mod host;
 mod http;
+mod keys;
 mod probe;
 pub mod process;
+mod task;
 mod tcp;
+#[cfg(test)]
+mod tests;
 
 use async_trait::async_trait;
 use hms_core::{
@@ -47,10 +52,5 @@ impl Plugin for AgentsPlugin {
 
     async fn initialize(&self, kernel: &Kernel) -> Result<()> {
         self.processes.find_survivors(kernel).await
-    }
-
-    async fn shutdown(&self) -> Result<()> {
-        self.processes.sweep().await;
-        Ok(())
     }
 }

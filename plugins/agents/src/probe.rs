@@ -10,57 +10,33 @@ mod http;
 mod record;
 mod tcp;
 
-use std::{ffi::OsString, fmt, io, path::PathBuf, time::Duration};
+use std::{ffi::OsString, fmt, io, path::PathBuf, sync::Arc, time::Duration};
 
-use hms_core::{Error, ErrorKind, Result, agent::AgentContext, clock::SharedClock, duration};
+use hms_core::{Result, clock::SharedClock, duration};
+use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 
 pub(crate) use self::{
     http::HttpCheck,
-    record::{Attempt, Record},
+    record::Record,
     tcp::TcpCheck,
 };
 use crate::keys::{Keys, duration_schema};
 
 /// The shortest time between two runs of one probe.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+/// The largest compiled pattern, in bytes: each agent may have some.
+const LARGEST_PATTERN: usize = 1 << 20;
 
 /// The circumstances in which a check is made.
 #[derive(Clone)]
 pub(crate) struct ProbeContext {
     /// Measures the timeouts.
     pub(crate) clock: SharedClock,
-    /// The home, as the tokens of its processes have it.
-    pub(crate) home: PathBuf,
-    /// The agent's id.
-    pub(crate) agent: String,
-    /// The agent's folder.
-    pub(crate) dir: PathBuf,
-    /// Working directory of exec checks.
+    /// Working directory of exec checks; `None`: that of the host.
     pub(crate) cwd: Option<PathBuf>,
-    /// Whether exec checks begin with an empty environment instead of this process's.
-    pub(crate) clear_env: bool,
-    /// Variables of exec checks.
-    pub(crate) env: Vec<(OsString, OsString)>,
-    /// User and group of exec checks.
-    pub(crate) user: Option<(u32, u32)>,
-}
-
-impl ProbeContext {
-    /// The circumstances of an agent; its own working directory, environment and user are for its type to
-    /// fill in.
-    pub(crate) fn new(cx: &AgentContext) -> Self {
-        Self {
-            clock: cx.kernel().clock().clone(),
-            home: cx.kernel().dirs().home.clone(),
-            agent: cx.id().to_owned(),
-            dir: cx.dir().to_owned(),
-            cwd: None,
-            clear_env: false,
-            env: Vec::new(),
-            user: None,
-        }
-    }
+    /// The whole environment of exec checks. The agent's token in it says whose they are.
+    pub(crate) env: Arc<Vec<(OsString, OsString)>>,
 }
 
 /// One question: is it well?
@@ -103,10 +79,34 @@ impl fmt::Display for Check {
 pub(crate) enum ProbeKind {
     /// A check that is run at intervals.
     Check(Check),
-    /// A line of output that contains this text.
-    Log(String),
+    /// A line of output that matches.
+    Log(Pattern),
     /// What the process says on its notify socket.
     Notify,
+}
+
+/// A regular expression that a line of output has to match somewhere.
+#[derive(Debug, Clone)]
+pub(crate) struct Pattern(Regex);
+
+impl Pattern {
+    /// Compiles `text`.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one line.
+    fn compile(text: &str) -> Result<Self, String> {
+        let compiled = RegexBuilder::new(text).size_limit(LARGEST_PATTERN).build();
+        compiled.map(Self).map_err(|e| {
+            let text = e.to_string();
+            let reason = text.lines().last().unwrap_or_default().trim();
+            format!("is not a regular expression: {}", reason.strip_prefix("error: ").unwrap_or(reason))
+        })
+    }
+
+    /// Whether it occurs in `line`.
+    pub(crate) fn is_match(&self, line: &str) -> bool {
+        self.0.is_match(line)
+    }
 }
 
 /// A probe: what it goes by, and its rhythm.
@@ -137,7 +137,7 @@ impl Probe {
         let rhythm = ["interval", "timeout", "failures", "successes"];
         keys.only(&[kinds, &rhythm].concat())?;
         let probe = Self {
-            kind: Self::kind(at, &keys, kinds)?,
+            kind: Self::kind(&keys, kinds)?,
             interval: keys.duration("interval")?.unwrap_or(Duration::from_secs(1)),
             timeout: keys.duration("timeout")?.unwrap_or(Duration::from_secs(1)),
             failures: keys.count("failures")?.unwrap_or(2),
@@ -152,21 +152,22 @@ impl Probe {
         Ok(probe)
     }
 
-    fn kind(at: &str, keys: &Keys<'_>, kinds: &[&str]) -> Result<ProbeKind> {
+    fn kind(keys: &Keys<'_>, kinds: &[&str]) -> Result<ProbeKind> {
         let given: Vec<&str> = KINDS.into_iter().filter(|kind| keys.get(kind).is_some()).collect();
         let [kind] = given[..] else {
             let problem = if given.is_empty() { "says nothing to go by".into() } else { format!("has {}", given.join(" and ")) };
-            let error = Error::new(ErrorKind::InvalidConfig, format!("`{at}`: {problem}"));
-            return Err(error.hint(format!("give exactly one of {}", kinds.join(", "))));
+            return Err(keys.wrong_itself(problem).hint(format!("give exactly one of {}", kinds.join(", "))));
         };
-        let name = format!("{at}.{kind}");
+        let name = keys.name(kind);
         let value = keys.get(kind).unwrap_or(&Value::Null);
         Ok(match kind {
             "exec" => ProbeKind::Check(Check::Exec(exec::command(keys)?)),
             "http" => ProbeKind::Check(Check::Http(HttpCheck::parse(&name, value)?)),
             "tcp" => ProbeKind::Check(Check::Tcp(TcpCheck::parse(&name, value)?)),
             "log" => match keys.text("log")? {
-                Some(pattern) if !pattern.is_empty() => ProbeKind::Log(pattern.to_owned()),
+                Some(pattern) if !pattern.is_empty() => {
+                    ProbeKind::Log(Pattern::compile(pattern).map_err(|problem| keys.wrong("log", problem))?)
+                }
                 _ => return Err(keys.wrong("log", "is empty")),
             },
             _ => match keys.flag("notify")? {
@@ -190,8 +191,8 @@ pub(crate) fn schema(about: &str, kinds: &[&str]) -> Value {
                 "properties": http::schema(),
                 "description": "URL that answers with an expected status, or a table with url, expect, headers and socket"}),
             "tcp" => json!({"type": "string", "x-value": "HOST:PORT", "description": "address that accepts connections"}),
-            "log" => json!({"type": "string", "minLength": 1, "x-value": "TEXT", "description": "text that a line of the output contains"}),
-            "notify" => json!({"const": true, "description": "what the process says by the sd_notify protocol"}),
+            "log" => json!({"type": "string", "minLength": 1, "x-value": "REGEX", "description": "regular expression that a line of the output matches"}),
+            "notify" => json!({"type": "boolean", "const": true, "description": "what the process says by the sd_notify protocol"}),
             other => unreachable!("no kind of probe is called {other}"),
         };
         properties.insert((*kind).to_owned(), property);

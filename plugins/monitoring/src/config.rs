@@ -9,33 +9,42 @@ use serde_json::{Value, json};
 use crate::alerts::Rule;
 
 /// The name of the section.
-pub const SECTION: &str = "monitoring";
+pub(crate) const SECTION: &str = "monitoring";
 
 /// No agent is checked more often than this.
-pub const SHORTEST: Duration = Duration::from_millis(100);
+pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
 
 /// The section, typed.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Time between two checks of an agent that sets none itself.
     #[serde(with = "hms_core::duration::text")]
-    pub interval: Duration,
+    pub(crate) interval: Duration,
     /// How many checks run at once.
-    pub concurrency: usize,
+    pub(crate) concurrency: usize,
     /// Time between two samples of the metrics.
     #[serde(with = "hms_core::duration::text")]
-    pub sample_interval: Duration,
+    pub(crate) sample_interval: Duration,
     /// How long samples are kept.
     #[serde(with = "hms_core::duration::text")]
-    pub retention: Duration,
+    pub(crate) retention: Duration,
     /// How many samples are kept at most.
-    pub max_samples: u64,
+    pub(crate) max_samples: u64,
     /// Whether the built-in rules apply.
-    pub default_alerts: bool,
+    pub(crate) default_alerts: bool,
     /// The user's rules.
     #[serde(default)]
-    pub alerts: Vec<Rule>,
+    pub(crate) alerts: Vec<Rule>,
+}
+
+impl Default for Settings {
+    /// What the schema says, which is the one place where defaults are written.
+    fn default() -> Self {
+        let mut values = json!({});
+        hms_core::schema::fill_defaults(&schema(), &mut values);
+        serde_json::from_value(values).expect("the schema's defaults are settings")
+    }
 }
 
 impl Settings {
@@ -43,7 +52,7 @@ impl Settings {
     ///
     /// # Errors
     /// `invalid-config` for what no schema can express: a rule's name that is there twice.
-    pub fn read(kernel: &Kernel) -> Result<Self> {
+    pub(crate) fn read(kernel: &Kernel) -> Result<Self> {
         let settings: Self = kernel.section(SECTION)?;
         let mut names = HashSet::new();
         match settings.alerts.iter().find(|rule| !names.insert(rule.name.as_str())) {
@@ -57,7 +66,7 @@ impl Settings {
     }
 
     /// The rules in force. A user's rule takes the place of a built-in one of the same name.
-    pub fn rules(&self) -> Vec<Rule> {
+    pub(crate) fn rules(&self) -> Vec<Rule> {
         let built_in = if self.default_alerts { Rule::built_in() } else { Vec::new() };
         let replaced = |rule: &Rule| self.alerts.iter().any(|mine| mine.name == rule.name);
         built_in.into_iter().filter(|rule| !replaced(rule)).chain(self.alerts.iter().cloned()).collect()
@@ -65,7 +74,7 @@ impl Settings {
 }
 
 /// The section and its schema.
-pub fn section() -> Section {
+pub(crate) fn section() -> Section {
     Section { name: SECTION.into(), schema: schema() }
 }
 

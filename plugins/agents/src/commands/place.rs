@@ -4,18 +4,22 @@ use std::path::Path;
 
 use serde_json::Value;
 
-/// Makes `cwd` in a configuration absolute, for types that have one: a relative folder counts from `base`
-/// and a missing one is `base`. An agent outlives the shell or the file it comes from, so what those meant
-/// by "here" has to be said once.
+/// Makes the paths of a configuration absolute, for types that have them: relative ones count from `base`,
+/// and a missing `cwd` is `base`. An agent outlives the shell or the file it comes from, so what those
+/// meant by "here" has to be said once.
 pub(super) fn anchor(schema: &Value, config: &mut Value, base: &Path) {
-    let takes_cwd = schema.pointer("/properties/cwd").is_some();
-    let Some(config) = config.as_object_mut().filter(|_| takes_cwd) else { return };
-    let here = match config.get("cwd") {
-        None | Some(Value::Null) => base.to_owned(),
-        Some(Value::String(dir)) if Path::new(dir).is_relative() => clean(&base.join(dir)),
-        Some(_) => return,
-    };
-    config.insert("cwd".into(), here.to_string_lossy().into_owned().into());
+    let Some(config) = config.as_object_mut() else { return };
+    for key in ["cwd", "env_file"] {
+        if schema.pointer(&format!("/properties/{key}")).is_none() {
+            continue;
+        }
+        let there = match config.get(key) {
+            None | Some(Value::Null) if key == "cwd" => base.to_owned(),
+            Some(Value::String(path)) if Path::new(path).is_relative() => clean(&base.join(path)),
+            _ => continue,
+        };
+        config.insert(key.into(), there.to_string_lossy().into_owned().into());
+    }
 }
 
 /// Without `.` components. `..` stays: it means another thing behind a symbolic link.
@@ -31,7 +35,7 @@ mod tests {
 
     fn anchored(config: Value) -> Value {
         let mut config = config;
-        anchor(&json!({"properties": {"cwd": {"type": "string"}}}), &mut config, Path::new("/srv/app"));
+        anchor(&json!({"properties": {"cwd": {}, "env_file": {}}}), &mut config, Path::new("/srv/app"));
         config
     }
 
@@ -40,7 +44,7 @@ mod tests {
         assert_eq!(anchored(json!({})), json!({"cwd": "/srv/app"}));
         assert_eq!(anchored(json!({"cwd": "./api"})), json!({"cwd": "/srv/app/api"}));
         assert_eq!(anchored(json!({"cwd": "../api"})), json!({"cwd": "/srv/app/../api"}));
-        assert_eq!(anchored(json!({"cwd": "/tmp"})), json!({"cwd": "/tmp"}));
+        assert_eq!(anchored(json!({"cwd": "/tmp", "env_file": "a.env"})), json!({"cwd": "/tmp", "env_file": "/srv/app/a.env"}));
         // What is wrong is left for the schema to say.
         assert_eq!(anchored(json!({"cwd": 3})), json!({"cwd": 3}));
         let mut other = json!({"url": "http://localhost"});

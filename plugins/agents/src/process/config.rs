@@ -11,6 +11,11 @@ use serde_json::{Value, json};
 
 use crate::probe::{self, Probe, ProbeKind};
 
+/// What may decide about readiness.
+const GATES: [&str; 5] = ["exec", "http", "tcp", "log", "notify"];
+/// What can be asked again and again. For the heartbeat protocol there is `watchdog`.
+const QUESTIONS: [&str; 3] = ["exec", "http", "tcp"];
+
 /// What a child's environment begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
@@ -96,11 +101,11 @@ pub(crate) struct Config {
     pub(crate) stop: StopConfig,
     #[serde(default = "zero")]
     pub(crate) success_codes: Vec<i32>,
-    #[serde(default)]
+    #[serde(skip)]
     pub(crate) startup: Option<Probe>,
-    #[serde(default)]
+    #[serde(skip)]
     pub(crate) readiness: Option<Probe>,
-    #[serde(default)]
+    #[serde(skip)]
     pub(crate) liveness: Option<Probe>,
     #[serde(default, with = "hms_core::duration::option")]
     pub(crate) watchdog: Option<Duration>,
@@ -126,21 +131,21 @@ impl Config {
     /// Reads a configuration that fits the schema, and checks what the schema cannot say.
     pub(crate) fn read(value: &Value) -> Result<Self> {
         let bad = |e: String| Error::new(ErrorKind::InvalidConfig, format!("configuration of type `process`: {e}"));
-        let config: Self = serde_json::from_value(value.clone()).map_err(|e| bad(e.to_string()))?;
+        let mut plain = value.clone();
+        let mut probe = |at: &str, kinds: &[&str]| -> Result<Option<Probe>> {
+            let given = plain.as_object_mut().and_then(|o| o.remove(at));
+            given.map(|value| Probe::parse(at, &value, kinds)).transpose()
+        };
+        let startup = probe("startup", &GATES)?;
+        let readiness = probe("readiness", &GATES)?;
+        let liveness = probe("liveness", &QUESTIONS)?;
+        let config: Self = serde_json::from_value(plain).map_err(|e| bad(e.to_string()))?;
+        let config = Self { startup, readiness, liveness, ..config };
         if config.command.first().is_none_or(String::is_empty) {
             return Err(bad("`command` is empty".into()).hint("put the command after `--`"));
         }
         config.stop_signal()?;
         config.parsed_limits()?;
-        for (name, probe) in [("startup", &config.startup), ("readiness", &config.readiness), ("liveness", &config.liveness)] {
-            if let Some(probe) = probe {
-                probe.validate().map_err(|e| e.context(format!("`{name}`")))?;
-            }
-        }
-        if config.liveness.as_ref().is_some_and(|p| !matches!(p.kind, ProbeKind::Check(_))) {
-            return Err(bad("`liveness` takes exec, http or tcp".into())
-                .hint("for the heartbeat protocol use `watchdog`, for silence `hang.log_silence`"));
-        }
         Ok(config)
     }
 
@@ -157,7 +162,7 @@ impl Config {
         self.limits
             .iter()
             .map(|(name, value)| {
-                let limit: Limit = name.parse().map_err(|e: std::io::Error| bad(name, e.to_string()))?;
+                let limit: Limit = name.parse().map_err(|e: String| bad(name, e))?;
                 let amount = match value {
                     Value::String(s) if s == "unlimited" => u64::MAX,
                     Value::String(s) => hms_core::bytesize::parse(s).map_err(|e| bad(name, e.message))?,
@@ -194,7 +199,7 @@ pub(crate) fn schema() -> Value {
             "vars": {"type": "object", "additionalProperties": {"type": "string"}, "description": "environment variables to set"},
             "env_file": {"type": "string", "x-value": "FILE", "description": "file of NAME=value lines, read at each start"},
             "user": {"type": "string", "description": "run as this user (name, uid or uid:gid); needs the right to"},
-            "limits": {"type": "object", "description": "resource limits: nofile, nproc, as, core, cpu, data, fsize, memlock, stack …"},
+            "limits": {"type": "object", "description": "resource limits: open_files, processes, address_space, core, cpu, data, file_size, locked_memory, stack"},
             "stdin": {"enum": ["null", "fifo"], "default": "null",
                 "description": "what it reads: nothing, or the lines that `agent send` writes"},
             "stop": {"type": "object", "additionalProperties": false, "properties": {
@@ -202,9 +207,9 @@ pub(crate) fn schema() -> Value {
                 "timeout": {"type": "string", "x-value": "DURATION", "description": "time to end before it is killed (default 10s)"}},
                 "description": "how it is stopped"},
             "success_codes": {"type": "array", "items": {"type": "integer"}, "description": "exit codes that are a success (default 0)"},
-            "startup": probe("passes once the slow start is over; before, nothing else is probed", &["exec", "http", "tcp", "log", "notify"]),
-            "readiness": probe("passes when it does its work; dependents wait for it", &["exec", "http", "tcp", "log", "notify"]),
-            "liveness": probe("asked at each health check; failing means that it is ill", &["exec", "http", "tcp"]),
+            "startup": probe("passes once the slow start is over; before, nothing else is probed", &GATES),
+            "readiness": probe("passes when it does its work; dependents wait for it", &GATES),
+            "liveness": probe("asked at each health check; failing means that it is ill", &QUESTIONS),
             "watchdog": {"type": "string", "x-value": "DURATION",
                 "description": "it must send WATCHDOG=1 (sd_notify) at least this often"},
             "memory_limit": {"type": "string", "x-value": "SIZE", "description": "more resident memory (with its descendants) is an illness"},

@@ -71,9 +71,9 @@ impl Life {
         };
         let mut limits = config.parsed_limits()?;
         if let Some((soft, hard)) = nofile
-            && !limits.iter().any(|(limit, ..)| *limit == Limit::Nofile)
+            && !limits.iter().any(|(limit, ..)| *limit == Limit::OpenFiles)
         {
-            limits.push((Limit::Nofile, soft, hard));
+            limits.push((Limit::OpenFiles, soft, hard));
         }
         let args = config.args();
         let process = Process::spawn(&Spawn {
@@ -163,7 +163,7 @@ impl Life {
         let (startup, readiness) = (config.startup.clone(), config.readiness.clone());
         let (cwd, timeout) = (config.cwd.clone(), config.ready_timeout);
         let task = tokio::spawn(async move {
-            let context = ProbeContext { cwd, env: life.env.clone() };
+            let context = ProbeContext { clock: life.clock(), cwd, env: life.env.clone() };
             let pass = async {
                 for probe in [&startup, &readiness].into_iter().flatten() {
                     life.pass(probe, &context).await;
@@ -254,6 +254,10 @@ impl Life {
             }
             Err(e) => Err(Error::io(path.display(), &e)),
         }
+    }
+
+    pub(super) fn clock(&self) -> SharedClock {
+        self.clock.clone()
     }
 
     pub(super) fn now(&self) -> Mono {

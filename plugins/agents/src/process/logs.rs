@@ -177,7 +177,8 @@ impl LogReader {
         }
         let mut bytes = vec![0; len as usize];
         segment.file.read_exact_at(&mut bytes, segment.base + (self.next - segment.start))?;
-        let offset = std::mem::replace(&mut self.next, self.next + len);
+        let offset = self.next;
+        self.next += len;
         Ok(Some(Line { offset, text: String::from_utf8_lossy(&bytes).into_owned() }))
     }
 

@@ -8,7 +8,7 @@ mod env;
 mod life;
 mod logkeeper;
 pub mod logs;
-mod notify;
+pub(crate) mod notify;
 mod record;
 mod undertaker;
 
@@ -322,7 +322,7 @@ impl ProcessAgent {
     }
 
     fn probe_context(&self, life: &Life) -> ProbeContext {
-        ProbeContext { cwd: self.config.cwd.clone(), env: life.env.clone() }
+        ProbeContext { clock: life.clock(), cwd: self.config.cwd.clone(), env: life.env.clone() }
     }
 }
 

@@ -19,7 +19,7 @@ use super::rule::{Rule, Severity, Verdict};
 /// Where an alert is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum AlertState {
+pub(crate) enum AlertState {
     /// The condition holds, for long enough.
     Firing,
     /// The condition holds, not for long enough yet.
@@ -30,47 +30,47 @@ pub enum AlertState {
 
 /// An alert, as commands, events and the store show it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Alert {
+pub(crate) struct Alert {
     /// Its number.
-    pub alert: u64,
+    pub(crate) alert: u64,
     /// The rule.
-    pub rule: String,
+    pub(crate) rule: String,
     /// Where it is in its life.
-    pub state: AlertState,
+    pub(crate) state: AlertState,
     /// How much it matters.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
     /// The agent's name.
-    pub agent: String,
+    pub(crate) agent: String,
     /// The agent's id.
-    pub id: String,
+    pub(crate) id: String,
     /// The condition in words.
-    pub condition: String,
+    pub(crate) condition: String,
     /// What was last seen: a metric's value, a health or a status.
-    pub value: Value,
+    pub(crate) value: Value,
     /// Since when the condition holds, in milliseconds since the Unix epoch.
-    pub since_ms: u64,
+    pub(crate) since_ms: u64,
     /// When it began to fire.
-    pub fired_ms: Option<u64>,
+    pub(crate) fired_ms: Option<u64>,
     /// When it was resolved.
-    pub resolved_ms: Option<u64>,
+    pub(crate) resolved_ms: Option<u64>,
 }
 
 /// One moment, on both clocks.
 #[derive(Debug, Clone, Copy)]
-pub struct Now {
+pub(crate) struct Now {
     /// For intervals.
-    pub mono: Mono,
+    pub(crate) mono: Mono,
     /// For people.
-    pub wall_ms: u64,
+    pub(crate) wall_ms: u64,
 }
 
 /// The agent that is judged.
 #[derive(Debug, Clone, Copy)]
-pub struct Who<'a> {
+pub(crate) struct Who<'a> {
     /// Its id.
-    pub id: &'a str,
+    pub(crate) id: &'a str,
     /// Its name.
-    pub name: &'a str,
+    pub(crate) name: &'a str,
 }
 
 #[derive(Debug)]
@@ -96,7 +96,7 @@ impl Open {
 
 /// The open alerts.
 #[derive(Debug, Default)]
-pub struct Book {
+pub(crate) struct Book {
     /// By agent, so that an agent's end is found without a walk.
     open: BTreeMap<(String, String), Open>,
     next: u64,
@@ -104,7 +104,7 @@ pub struct Book {
 
 impl Book {
     /// Takes over what was firing when the last host ended; `next` is the first free number.
-    pub fn restore(&mut self, firing: Vec<Alert>, next: u64) {
+    pub(crate) fn restore(&mut self, firing: Vec<Alert>, next: u64) {
         self.next = next;
         for alert in firing {
             let key = (alert.id.clone(), alert.rule.clone());
@@ -113,7 +113,14 @@ impl Book {
     }
 
     /// Takes a judgement into account; the alert when its state changed.
-    pub fn observe(&mut self, now: Now, rule: &Rule, who: Who<'_>, verdict: Verdict, value: Value) -> Option<Alert> {
+    pub(crate) fn observe(
+        &mut self,
+        now: Now,
+        rule: &Rule,
+        who: Who<'_>,
+        verdict: Verdict,
+        value: Value,
+    ) -> Option<Alert> {
         let key = (who.id.to_owned(), rule.name.clone());
         match (self.open.get_mut(&key), verdict) {
             (None, Verdict::Clear | Verdict::Unknown) => None,
@@ -159,26 +166,31 @@ impl Book {
     }
 
     /// Fires what has been pending for long enough.
-    pub fn tick(&mut self, now: Now) -> Vec<Alert> {
+    pub(crate) fn tick(&mut self, now: Now) -> Vec<Alert> {
         self.open.values_mut().filter(|o| o.waits() && o.due <= now.mono).map(|o| o.fire(now)).collect()
     }
 
     /// When the next pending one may fire.
-    pub fn next_due(&self) -> Option<Mono> {
+    pub(crate) fn next_due(&self) -> Option<Mono> {
         self.open.values().filter(|o| o.waits()).map(|o| o.due).min()
     }
 
     /// Resolves all alerts for which `keep` is false: their agent or their rule is gone.
-    pub fn retain(&mut self, now: Now, keep: impl Fn(&Alert) -> bool) -> Vec<Alert> {
-        let gone: Vec<_> = self.open.iter().filter(|(_, o)| !keep(&o.alert)).map(|(key, _)| key.clone()).collect();
+    pub(crate) fn retain(&mut self, now: Now, keep: impl Fn(&Alert) -> bool) -> Vec<Alert> {
+        let gone: Vec<_> =
+            self.open.iter().filter(|(_, o)| !keep(&o.alert)).map(|(key, _)| key.clone()).collect();
         gone.iter().filter_map(|key| self.open.remove(key)).map(|open| resolved(now, open)).collect()
     }
 
     /// The open alerts: firing ones first, the worst and then the newest first.
-    pub fn list(&self) -> Vec<Alert> {
+    pub(crate) fn list(&self) -> Vec<Alert> {
         let mut all: Vec<Alert> = self.open.values().map(|o| o.alert.clone()).collect();
         all.sort_by(|a, b| {
-            a.state.cmp(&b.state).then(b.severity.cmp(&a.severity)).then(b.since_ms.cmp(&a.since_ms)).then(b.alert.cmp(&a.alert))
+            a.state
+                .cmp(&b.state)
+                .then(b.severity.cmp(&a.severity))
+                .then(b.since_ms.cmp(&a.since_ms))
+                .then(b.alert.cmp(&a.alert))
         });
         all
     }
@@ -198,10 +210,7 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::{
-        super::rule::When,
-        *,
-    };
+    use super::{super::rule::When, *};
 
     const WHO: Who<'_> = Who { id: "7f3k", name: "web" };
 
@@ -232,7 +241,10 @@ mod tests {
         assert!(book.tick(at(9)).is_empty());
         assert_eq!(observe(&mut book, 9, 10, Verdict::Holds), None, "told once");
         let firing = book.tick(at(10)).pop().unwrap();
-        assert_eq!((firing.state, firing.fired_ms, firing.since_ms), (AlertState::Firing, Some(11_000), 1_000));
+        assert_eq!(
+            (firing.state, firing.fired_ms, firing.since_ms),
+            (AlertState::Firing, Some(11_000), 1_000)
+        );
         assert_eq!(book.next_due(), None);
         assert!(book.tick(at(11)).is_empty(), "fires once");
         let resolved = observe(&mut book, 12, 10, Verdict::Clear).unwrap();
@@ -248,7 +260,11 @@ mod tests {
         assert_eq!((cleared.state, cleared.fired_ms), (AlertState::Resolved, None));
         assert!(book.tick(at(60)).is_empty());
         let again = observe(&mut book, 61, 10, Verdict::Holds).unwrap();
-        assert_eq!((again.since_ms, again.alert), (62_000, cleared.alert + 1), "another alert, its time begins anew");
+        assert_eq!(
+            (again.since_ms, again.alert),
+            (62_000, cleared.alert + 1),
+            "another alert, its time begins anew"
+        );
     }
 
     #[test]

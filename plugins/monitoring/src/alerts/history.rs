@@ -11,7 +11,7 @@ use super::book::{Alert, AlertState};
 const KEPT: u64 = 5_000;
 
 /// The table.
-pub const SQL: &str = "
+pub(crate) const SQL: &str = "
     CREATE TABLE monitoring_alerts (
         id INTEGER PRIMARY KEY,
         state TEXT NOT NULL,
@@ -22,7 +22,7 @@ pub const SQL: &str = "
 ";
 
 /// Writes an alert that fires, or fired and is resolved.
-pub fn save(c: &Connection, alert: &Alert) -> Result<()> {
+pub(crate) fn save(c: &Connection, alert: &Alert) -> Result<()> {
     let state = match alert.state {
         AlertState::Resolved => "resolved",
         AlertState::Firing | AlertState::Pending => "firing",
@@ -40,8 +40,9 @@ pub fn save(c: &Connection, alert: &Alert) -> Result<()> {
 }
 
 /// What was firing, and the first free number.
-pub fn load(c: &Connection) -> Result<(Vec<Alert>, u64)> {
-    let mut statement = c.prepare("SELECT alert FROM monitoring_alerts WHERE state = 'firing' ORDER BY id")?;
+pub(crate) fn load(c: &Connection) -> Result<(Vec<Alert>, u64)> {
+    let mut statement =
+        c.prepare("SELECT alert FROM monitoring_alerts WHERE state = 'firing' ORDER BY id")?;
     let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
     let firing = rows.map(|text| parse(&text?)).collect::<Result<_>>()?;
     let last: i64 = c.query_row("SELECT ifnull(max(id), 0) FROM monitoring_alerts", [], |row| row.get(0))?;
@@ -49,7 +50,7 @@ pub fn load(c: &Connection) -> Result<(Vec<Alert>, u64)> {
 }
 
 /// The newest resolved alerts, newest first; of one agent's id when given.
-pub fn resolved(c: &Connection, agent: Option<&str>, limit: usize) -> Result<Vec<Alert>> {
+pub(crate) fn resolved(c: &Connection, agent: Option<&str>, limit: usize) -> Result<Vec<Alert>> {
     let mut statement = c.prepare_cached(
         "SELECT alert FROM monitoring_alerts WHERE state = 'resolved' AND (?1 IS NULL OR agent = ?1)
          ORDER BY id DESC LIMIT ?2",

@@ -17,29 +17,36 @@ use hms_core::{
 };
 use serde_json::json;
 
-pub use self::{
+use self::book::{Book, Now};
+pub(crate) use self::{
     book::{Alert, AlertState, Who},
     history::SQL,
-    rule::{Rule, Severity, Verdict, When},
+    rule::{Rule, When},
 };
-use self::book::{Book, Now};
 
 /// The alerts of a system. One task changes them; any may look.
 #[derive(Debug, Default)]
-pub struct Alerts {
+pub(crate) struct Alerts {
     book: Mutex<Book>,
 }
 
 impl Alerts {
     /// Takes over what was firing when the last host ended.
-    pub async fn restore(&self, kernel: &Kernel) -> Result<()> {
+    pub(crate) async fn restore(&self, kernel: &Kernel) -> Result<()> {
         let (firing, next) = kernel.store().read(history::load).await?;
         self.book().restore(firing, next);
         Ok(())
     }
 
     /// Judges an agent by its state.
-    pub fn state(&self, kernel: &Kernel, rules: &[Rule], who: Who<'_>, status: Status, health: HealthStatus) {
+    pub(crate) fn state(
+        &self,
+        kernel: &Kernel,
+        rules: &[Rule],
+        who: Who<'_>,
+        status: Status,
+        health: HealthStatus,
+    ) {
         for rule in rules.iter().filter(|rule| rule.is_about(who.name, who.id)) {
             let Some(verdict) = rule.judge_state(status, health) else { continue };
             let value = match rule.when {
@@ -52,7 +59,7 @@ impl Alerts {
     }
 
     /// Judges an agent by a sample of one of its metrics.
-    pub fn sample(&self, kernel: &Kernel, rules: &[Rule], who: Who<'_>, metric: &str, value: f64) {
+    pub(crate) fn sample(&self, kernel: &Kernel, rules: &[Rule], who: Who<'_>, metric: &str, value: f64) {
         for rule in rules.iter().filter(|rule| rule.is_about(who.name, who.id)) {
             let Some(verdict) = rule.judge_sample(metric, value) else { continue };
             let changed = self.book().observe(now(kernel), rule, who, verdict, value.into());
@@ -61,29 +68,34 @@ impl Alerts {
     }
 
     /// Fires what has been pending for long enough.
-    pub fn tick(&self, kernel: &Kernel) {
+    pub(crate) fn tick(&self, kernel: &Kernel) {
         let fired = self.book().tick(now(kernel));
         self.tell(kernel, fired);
     }
 
     /// When [`Alerts::tick`] has something to do.
-    pub fn next_due(&self) -> Option<Mono> {
+    pub(crate) fn next_due(&self) -> Option<Mono> {
         self.book().next_due()
     }
 
     /// Resolves the alerts that `keep` does not want.
-    pub fn retain(&self, kernel: &Kernel, keep: impl Fn(&Alert) -> bool) {
+    pub(crate) fn retain(&self, kernel: &Kernel, keep: impl Fn(&Alert) -> bool) {
         let gone = self.book().retain(now(kernel), keep);
         self.tell(kernel, gone);
     }
 
     /// The open alerts: firing ones first.
-    pub fn open(&self) -> Vec<Alert> {
+    pub(crate) fn open(&self) -> Vec<Alert> {
         self.book().list()
     }
 
     /// The newest resolved alerts, newest first; of one agent's id when given.
-    pub async fn resolved(&self, kernel: &Kernel, agent: Option<String>, limit: usize) -> Result<Vec<Alert>> {
+    pub(crate) async fn resolved(
+        &self,
+        kernel: &Kernel,
+        agent: Option<String>,
+        limit: usize,
+    ) -> Result<Vec<Alert>> {
         // What was posted a moment ago belongs to the answer; a disk that fails does not take the rest away.
         let _ = kernel.store().flush().await;
         kernel.store().read(move |c| history::resolved(c, agent.as_deref(), limit)).await

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 /// How much an alert matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case")]
-pub enum Severity {
+pub(crate) enum Severity {
     /// Worth knowing.
     Info,
     /// Worth looking at.
@@ -20,7 +20,7 @@ pub enum Severity {
 
 /// How a metric is compared with a threshold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Op {
+pub(crate) enum Op {
     /// Above.
     #[serde(rename = ">")]
     Above,
@@ -57,7 +57,7 @@ impl Op {
 
 /// The condition of a rule.
 #[derive(Debug, Clone, PartialEq)]
-pub enum When {
+pub(crate) enum When {
     /// The agent is as ill as this, or worse.
     Health {
         /// The mildest illness that counts.
@@ -80,7 +80,7 @@ pub enum When {
 
 /// Whether a condition holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// It does.
     Holds,
     /// It does not.
@@ -92,22 +92,22 @@ pub enum Verdict {
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(try_from = "Written")]
-pub struct Rule {
+pub(crate) struct Rule {
     /// Its name, unique.
-    pub name: String,
+    pub(crate) name: String,
     /// The agents it is about: a glob over names and ids.
-    pub agent: String,
+    pub(crate) agent: String,
     /// Its condition.
-    pub when: When,
+    pub(crate) when: When,
     /// How long the condition must hold.
-    pub lasting: Duration,
+    pub(crate) lasting: Duration,
     /// How much it matters.
-    pub severity: Severity,
+    pub(crate) severity: Severity,
 }
 
 impl Rule {
     /// The rules that apply unless `monitoring.default_alerts` is off.
-    pub fn built_in() -> Vec<Self> {
+    pub(crate) fn built_in() -> Vec<Self> {
         let rule = |name: &str, when, lasting| Self {
             name: name.into(),
             agent: "*".into(),
@@ -123,7 +123,7 @@ impl Rule {
     }
 
     /// Whether the rule is about this agent.
-    pub fn is_about(&self, name: &str, id: &str) -> bool {
+    pub(crate) fn is_about(&self, name: &str, id: &str) -> bool {
         glob(&self.agent, name) || self.agent == id
     }
 
@@ -131,7 +131,7 @@ impl Rule {
     ///
     /// An agent that is stopped has no problem. One whose health nobody knows (it is starting, say) may
     /// have the one it had before.
-    pub fn judge_state(&self, status: Status, health: HealthStatus) -> Option<Verdict> {
+    pub(crate) fn judge_state(&self, status: Status, health: HealthStatus) -> Option<Verdict> {
         let holds = match &self.when {
             When::Metric { .. } => return (status == Status::Stopped).then_some(Verdict::Clear),
             When::Status(wanted) => *wanted == status,
@@ -144,7 +144,7 @@ impl Rule {
     }
 
     /// What the rule says of a sample; `None` when it is not about this metric.
-    pub fn judge_sample(&self, metric: &str, value: f64) -> Option<Verdict> {
+    pub(crate) fn judge_sample(&self, metric: &str, value: f64) -> Option<Verdict> {
         match &self.when {
             When::Metric { name, op, threshold } if name == metric => {
                 Some(if op.holds(value, *threshold) { Verdict::Holds } else { Verdict::Clear })
@@ -154,13 +154,17 @@ impl Rule {
     }
 
     /// The condition in words: `memoryUsage > 1000 for 30s`.
-    pub fn condition(&self) -> String {
+    pub(crate) fn condition(&self) -> String {
         let what = match &self.when {
             When::Health { at_least, .. } => format!("health is {}", at_least.as_str()),
             When::Status(status) => format!("status is {}", status.as_str()),
             When::Metric { name, op, threshold } => format!("{name} {} {threshold}", op.as_str()),
         };
-        if self.lasting.is_zero() { what } else { format!("{what} for {}", hms_core::duration::format(self.lasting)) }
+        if self.lasting.is_zero() {
+            what
+        } else {
+            format!("{what} for {}", hms_core::duration::format(self.lasting))
+        }
     }
 }
 
@@ -260,11 +264,13 @@ mod tests {
     #[test]
     fn a_rule_has_exactly_one_condition() {
         let read = |text: &str| serde_json::from_str::<Rule>(text).map_err(|e| e.to_string());
-        let rule = read(r#"{"name":"hot","metric":"cpuUsage","op":">=","threshold":0.9,"for":"30s"}"#).unwrap();
+        let rule =
+            read(r#"{"name":"hot","metric":"cpuUsage","op":">=","threshold":0.9,"for":"30s"}"#).unwrap();
         assert_eq!(rule.condition(), "cpuUsage >= 0.9 for 30s");
         assert_eq!((rule.agent.as_str(), rule.severity), ("*", Severity::Warning));
         assert_eq!(read(r#"{"name":"ill","health":"degraded"}"#).unwrap().condition(), "health is degraded");
-        let both = read(r#"{"name":"x","health":"critical","metric":"a","op":">","threshold":1}"#).unwrap_err();
+        let both =
+            read(r#"{"name":"x","health":"critical","metric":"a","op":">","threshold":1}"#).unwrap_err();
         assert!(both.contains("alert `x` needs exactly one condition"), "{both}");
         assert!(read(r#"{"name":"x","metric":"a"}"#).is_err());
     }

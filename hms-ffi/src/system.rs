@@ -1,0 +1,155 @@
+//! Systems: opening and closing one.
+
+use std::{ffi::c_char, sync::Arc};
+
+use hms_core::{Error, ErrorKind};
+use hms_runtime::{Open, System, runtime::Runtime};
+use serde_json::json;
+
+use crate::{
+    guard::{guard, watch_forks},
+    handle::{Doomed, TABLE},
+    input::{self, Versioned},
+    output::Out,
+    status::hms_status_t,
+    wait::block_on,
+};
+
+/// An open system.
+pub struct hms_system_t {
+    _opaque: [u8; 0],
+}
+
+/// How a system is opened: HMS_SYSTEM_PRIVATE or HMS_SYSTEM_SHARED.
+pub type hms_system_mode_t = i32;
+
+/// In this process alone: ephemeral, or on a home of its own that nobody else may use meanwhile.
+pub const HMS_SYSTEM_PRIVATE: hms_system_mode_t = 0;
+/// Attached to the host of a home, which other processes share.
+pub const HMS_SYSTEM_SHARED: hms_system_mode_t = 1;
+
+/// What hms_system_open is told. Initialise it with HMS_SYSTEM_OPTIONS_INIT.
+#[derive(Clone, Copy)]
+#[repr(C)]
+pub struct hms_system_options_t {
+    /// sizeof(hms_system_options_t); HMS_SYSTEM_OPTIONS_INIT sets it.
+    pub struct_size: usize,
+    /// HMS_SYSTEM_PRIVATE (initial) or HMS_SYSTEM_SHARED.
+    pub mode: hms_system_mode_t,
+    /// The path of the home. NULL: private, an ephemeral one that is removed by hms_system_close; shared,
+    /// $HMS_HOME or else the user's own.
+    pub home: *const c_char,
+    /// Shared: the program that runs a host when there is none, as `<program> system run`; NULL: start
+    /// none. Private: must be NULL.
+    pub host_program: *const c_char,
+}
+
+// SAFETY: integers and raw pointers, of which any bytes are valid; `struct_size` is first.
+unsafe impl Versioned for hms_system_options_t {
+    const INIT: &'static str = "HMS_SYSTEM_OPTIONS_INIT";
+    const FIRST_SIZE: usize = 32;
+
+    fn init() -> Self {
+        Self {
+            struct_size: size_of::<Self>(),
+            mode: HMS_SYSTEM_PRIVATE,
+            home: std::ptr::null(),
+            host_program: std::ptr::null(),
+        }
+    }
+}
+
+/// What a system's handle refers to.
+pub(crate) struct SystemObject {
+    pub(crate) system: System,
+    // After the system: it lives in the runtime.
+    pub(crate) runtime: Arc<Runtime>,
+}
+
+/// Opens a system. Several may be open in one process; they do not see each other.
+///
+/// Ownership: options, and what they point to, are borrowed for the call; NULL means
+/// HMS_SYSTEM_OPTIONS_INIT. *out is set to NULL first, and on success to a handle that
+/// hms_system_close gives back.
+///
+/// Threads: any; blocks until the system is open, at most some 20 seconds.
+///
+/// Errors: HMS_ERR_INVALID_ARGUMENT; HMS_ERR_HOME_BUSY when another process owns a private home;
+/// HMS_ERR_HOST_UNAVAILABLE, HMS_ERR_VERSION_MISMATCH or HMS_ERR_PROTOCOL when a host cannot be attached
+/// to; HMS_ERR_INVALID_CONFIG, HMS_ERR_STORE_CORRUPT, HMS_ERR_STORE_NEWER, HMS_ERR_PERMISSION_DENIED,
+/// HMS_ERR_DISK_FULL, HMS_ERR_IO when the home is in no state to be opened: it is left as it is.
+///
+/// Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hms_system_open(
+    options: *const hms_system_options_t,
+    out: *mut *mut hms_system_t,
+) -> hms_status_t {
+    guard("hms_system_open", || {
+        // SAFETY: the caller's, as documented.
+        let (out, options) = unsafe { (Out::new("out", out)?, input::versioned("options", options)?) };
+        // SAFETY: the same.
+        let how = unsafe { open_of(&options) }?;
+        watch_forks()?;
+        let runtime = Runtime::acquire()?;
+        let system = block_on(&runtime, System::open(how))??;
+        out.put(TABLE.insert(Arc::new(SystemObject { system, runtime }))?);
+        Ok(())
+    })
+}
+
+/// # Safety
+/// The texts of `options` are NULL or NUL-terminated.
+unsafe fn open_of(options: &hms_system_options_t) -> Result<Open, Error> {
+    // SAFETY: passed on.
+    let (home, start_host) = unsafe {
+        (input::path("home", options.home)?, input::path("host_program", options.host_program)?)
+    };
+    match options.mode {
+        HMS_SYSTEM_PRIVATE if start_host.is_some() => {
+            Err(Error::argument("host_program", "a private system has no host program"))
+        }
+        HMS_SYSTEM_PRIVATE => Ok(Open::Private { home }),
+        HMS_SYSTEM_SHARED => Ok(Open::Shared { home, start_host }),
+        other => Err(Error::argument("mode", format!("{other} is neither private (0) nor shared (1)"))),
+    }
+}
+
+/// Closes a system. Of a private one the agents are ended, dependents first; with agents_stay, and a home
+/// of its own, they go on running for whoever opens that home next. From a shared one this process only
+/// detaches. Calls and subscriptions of other threads on the system end with HMS_ERR_CANCELLED or fail.
+///
+/// Ownership: *system is given back and set to NULL, also when an error is returned for what went wrong
+/// while closing. NULL, or a pointer to NULL, is HMS_OK. With HMS_ERR_INVALID_HANDLE nothing is changed.
+///
+/// Threads: any; blocks until the agents have ended.
+///
+/// Errors: HMS_ERR_INVALID_HANDLE; what closing the store reports.
+///
+/// Since: 0.1.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn hms_system_close(system: *mut *mut hms_system_t, agents_stay: bool) -> hms_status_t {
+    guard("hms_system_close", || {
+        // SAFETY: the caller's, as documented.
+        let Some(doomed) = (unsafe { Doomed::<SystemObject>::new(system) }) else { return Ok(()) };
+        let object = doomed.take()?;
+        block_on(&object.runtime, object.system.close(agents_stay))??;
+        Ok(())
+    })
+}
+
+/// Tells every open system of the process that a call panicked, without waiting.
+pub(crate) fn announce_panic(call: &'static str, message: &str) {
+    for object in TABLE.all::<SystemObject>() {
+        let (system, data) = (object.system.clone(), json!({"call": call, "message": message}));
+        object.runtime.handle().spawn(async move {
+            // There is nobody left to tell that it could not be told.
+            let _ = system.publish("system.call.panicked", None, data).await;
+        });
+    }
+}
+
+/// The error for a system that closed under a call.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Cancelled, "the subscription was destroyed, or its system closed")
+}
