@@ -137,10 +137,15 @@ fn fits_socket(folder: &Path) -> bool {
 /// 16 hexadecimal digits that stand for the home: FNV-1a, because it must be
 /// the same in every process and version, which std's hashers do not promise.
 fn hash_of(home: &Path) -> io::Result<String> {
-    let home = fs::canonicalize(home).map_err(|e| {
-        let message = format!("home '{}' cannot be resolved: {e}", home.display());
-        io::Error::new(e.kind(), message)
-    })?;
+    // A home that is not there yet will be this path, unless a link is made there meanwhile.
+    let home = match fs::canonicalize(home) {
+        Ok(home) => home,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => std::path::absolute(home)?,
+        Err(e) => {
+            let message = format!("home '{}' cannot be resolved: {e}", home.display());
+            return Err(io::Error::new(e.kind(), message));
+        }
+    };
     let hash = home.as_os_str().as_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });

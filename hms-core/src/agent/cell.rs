@@ -249,6 +249,7 @@ impl Cell {
 
     fn go_live(&mut self, started: Started) {
         self.phase = Phase::Live;
+        self.shared.public().state.since_ms = self.kernel.clock().wall_ms();
         match started {
             Started::Ready => self.on_ready(),
             Started::Pending => {

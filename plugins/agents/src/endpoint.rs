@@ -28,7 +28,7 @@ use crate::{
 
 /// What is asked.
 pub(crate) enum Target {
-    Http(HttpCheck),
+    Http(Box<HttpCheck>),
     Tcp(TcpCheck),
 }
 

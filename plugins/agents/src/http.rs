@@ -52,5 +52,5 @@ pub(crate) fn register(to: &Registrar) -> Result<()> {
 fn create(config: &Value) -> Result<Arc<dyn Behaviour>> {
     let keys = Keys::of("", config)?;
     let check = HttpCheck::from_keys(&keys)?;
-    Ok(Arc::new(Endpoint::new(Target::Http(check), &keys)?))
+    Ok(Arc::new(Endpoint::new(Target::Http(Box::new(check)), &keys)?))
 }

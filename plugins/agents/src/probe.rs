@@ -24,7 +24,7 @@ pub(crate) use self::{
 use crate::keys::{Keys, duration_schema};
 
 /// The shortest time between two runs of one probe.
-const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(10);
 /// The largest compiled pattern, in bytes: each agent may have some.
 const LARGEST_PATTERN: usize = 1 << 20;
 
@@ -45,7 +45,7 @@ pub(crate) enum Check {
     /// A program that exits with 0.
     Exec(Vec<String>),
     /// An HTTP endpoint that answers with an expected status.
-    Http(HttpCheck),
+    Http(Box<HttpCheck>),
     /// An address that accepts connections.
     Tcp(TcpCheck),
 }
@@ -162,7 +162,7 @@ impl Probe {
         let value = keys.get(kind).unwrap_or(&Value::Null);
         Ok(match kind {
             "exec" => ProbeKind::Check(Check::Exec(exec::command(keys)?)),
-            "http" => ProbeKind::Check(Check::Http(HttpCheck::parse(&name, value)?)),
+            "http" => ProbeKind::Check(Check::Http(Box::new(HttpCheck::parse(&name, value)?))),
             "tcp" => ProbeKind::Check(Check::Tcp(TcpCheck::parse(&name, value)?)),
             "log" => match keys.text("log")? {
                 Some(pattern) if !pattern.is_empty() => {
@@ -197,7 +197,7 @@ pub(crate) fn schema(about: &str, kinds: &[&str]) -> Value {
         };
         properties.insert((*kind).to_owned(), property);
     }
-    properties.insert("interval".into(), duration_schema("time between runs, at least 100ms", "1s"));
+    properties.insert("interval".into(), duration_schema("time between runs, at least 10ms", "1s"));
     properties.insert("timeout".into(), duration_schema("a run that takes longer has failed", "1s"));
     let count = |about: &str, default: u32| json!({"type": "integer", "minimum": 1, "description": about, "default": default});
     properties.insert("failures".into(), count("failures in a row that are believed", 2));

@@ -21,7 +21,7 @@ use hms_core::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpListener, TcpSocket},
 };
 
 const LONG: Duration = Duration::from_secs(30);
@@ -138,17 +138,20 @@ async fn http_agents_watch_an_endpoint() {
 async fn endpoints_that_are_down_are_ready_and_ill() {
     let home = tempfile::tempdir().unwrap();
     let kernel = open(home.path(), SystemClock::shared()).await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    // Taken and not listened on, so that nobody else can listen on it either.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
     create(&kernel, "db", "tcp", json!({"address": address, "failures": 1})).await.unwrap();
-    until(&kernel, "db", is(Status::Running, HealthStatus::Healthy)).await;
-    drop(listener);
-    assert_eq!(check(&kernel, "db").await, (HealthStatus::Critical, format!("{address}: connection refused")));
-
-    create(&kernel, "down", "tcp", json!({"address": address, "failures": 1})).await.unwrap();
-    let state = until(&kernel, "down", is(Status::Degraded, HealthStatus::Critical)).await;
+    let state = until(&kernel, "db", is(Status::Degraded, HealthStatus::Critical)).await;
     assert_eq!(state.health.issues[0].code, "check");
-    assert_eq!(kernel.agents().status("down").unwrap()["last_error"], "connection refused");
+    assert_eq!(check(&kernel, "db").await, (HealthStatus::Critical, format!("{address}: connection refused")));
+    assert_eq!(kernel.agents().status("db").unwrap()["last_error"], "connection refused");
+
+    let _listener = socket.listen(8).unwrap();
+    assert_eq!(check(&kernel, "db").await.0, HealthStatus::Healthy);
+    until(&kernel, "db", is(Status::Running, HealthStatus::Healthy)).await;
+    assert_eq!(measured(&kernel, "db", "errorRate"), Some(2.0 / 3.0));
     kernel.close(Stop::Graceful(LONG)).await.unwrap();
 }
 

@@ -102,7 +102,7 @@ impl Plugin for Monitoring {
         Self::spawn(k, &running, watcher::run(k.clone(), s.clone(), events, samples, stopped.clone()));
         let events = checks::subscribe(k)?;
         Self::spawn(k, &running, checks::run(k.clone(), s.clone(), events, stopped.clone()));
-        Self::spawn(k, &running, metrics::run(k.clone(), s.clone(), stopped));
+        Self::spawn(k, &running, metrics::run(k.clone(), s.clone(), k.clock().now(), stopped));
         *self.tasks.lock().unwrap_or_else(PoisonError::into_inner) = Some(Tasks { stop, ended });
         Ok(())
     }

@@ -122,7 +122,8 @@ impl Watcher {
     /// it looks stopped then, which says nothing about the alerts of its last life.
     fn look_up(&self, id: &str) -> Option<Seen> {
         let (spec, state) = (self.kernel.agents().spec(id).ok()?, self.kernel.agents().state(id).ok()?);
-        let begun = state.status != Status::Stopped || state.reason.is_some() || spec.desired == Desired::Stopped;
+        let begun =
+            state.status != Status::Stopped || state.reason.is_some() || spec.desired == Desired::Stopped;
         begun.then(|| Seen { name: spec.name.clone(), status: state.status, health: state.health.status })
     }
 

@@ -54,7 +54,9 @@ fn agents_property() -> Value {
 
 fn start_spec() -> CommandSpec {
     CommandSpec::new("agent start", "Start agents that are stopped, failed or quarantined")
-        .about("An agent that runs already is left alone. One whose dependencies are not ready waits for them.")
+        .about(
+            "An agent that runs already is left alone. One whose dependencies are not ready waits for them.",
+        )
         .args(json!({"agents": agents_property()}), &["agents"])
         .positional(&["agents"])
         .writes()
@@ -100,11 +102,14 @@ fn destroy_spec() -> CommandSpec {
         .args(json!({"agents": agents_property()}), &["agents"])
         .positional(&["agents"])
         .destructive()
-        .view(View::table("nothing to destroy", &[
-            ("Destroyed", "/name", Format::Text),
-            ("Type", "/type", Format::Text),
-            ("Id", "/id", Format::Text),
-        ]))
+        .view(View::table(
+            "nothing to destroy",
+            &[
+                ("Destroyed", "/name", Format::Text),
+                ("Type", "/type", Format::Text),
+                ("Id", "/id", Format::Text),
+            ],
+        ))
         .example("agent destroy web worker")
 }
 
@@ -118,7 +123,8 @@ async fn many(kernel: Kernel, cx: CommandContext, args: Many, act: Act) -> Resul
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for (at, name) in names.iter().enumerate() {
         if cx.is_cancelled() {
-            failures.push((name.clone(), Error::new(ErrorKind::Cancelled, "cancelled before it was its turn")));
+            failures
+                .push((name.clone(), Error::new(ErrorKind::Cancelled, "cancelled before it was its turn")));
             continue;
         }
         if names.len() > 1 {
@@ -140,7 +146,9 @@ async fn one(kernel: &Kernel, cx: &CommandContext, name: &str, args: &Many, act:
     let agents = kernel.agents();
     match act {
         Act::Start => agents.start(name).await,
-        Act::Stop => agents.stop(name, if args.kill { Stop::Kill } else { Stop::Graceful(STOP_DEADLINE) }).await,
+        Act::Stop => {
+            agents.stop(name, if args.kill { Stop::Kill } else { Stop::Graceful(STOP_DEADLINE) }).await
+        }
         Act::Destroy => agents.destroy(name).await,
         Act::Restart => {
             let request = RestartRequest {
@@ -160,7 +168,8 @@ async fn one(kernel: &Kernel, cx: &CommandContext, name: &str, args: &Many, act:
 fn together(act: Act, rows: &[Value], failures: Vec<(String, Error)>) -> Error {
     let total = rows.len() + failures.len();
     let each: Vec<String> = failures.iter().map(|(name, e)| format!("`{name}`: {}", e.message)).collect();
-    let mut message = format!("{} of {total} agents were not {}: {}", failures.len(), act.done(), each.join("; "));
+    let mut message =
+        format!("{} of {total} agents were not {}: {}", failures.len(), act.done(), each.join("; "));
     if !rows.is_empty() {
         let names: Vec<&str> = rows.iter().filter_map(|r| r["name"].as_str()).collect();
         message.push_str(&format!("; {}: {}", act.done(), names.join(", ")));

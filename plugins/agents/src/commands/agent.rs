@@ -107,7 +107,10 @@ fn create_spec() -> CommandSpec {
     });
     if let (Value::Object(all), Value::Object(common)) = (&mut properties, common_schema()) {
         all.extend(common);
-        all.insert("config".into(), json!({"type": "object", "description": "configuration, as the type's schema wants it"}));
+        all.insert(
+            "config".into(),
+            json!({"type": "object", "description": "configuration, as the type's schema wants it"}),
+        );
         all.insert(
             "ensure".into(),
             json!({"type": "boolean", "default": false, "description": "update an agent of that name instead of failing"}),
@@ -158,7 +161,9 @@ pub(super) fn known_type(kernel: &Kernel, name: &str) -> Result<Arc<AgentTypeSpe
         let near = closest(name, types.iter().map(|t| t.name.as_str()));
         let known = types.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", ");
         match near {
-            Some(near) => Error::new(e.kind, e.message).hint(format!("did you mean `{near}`? available types: {known}")),
+            Some(near) => {
+                Error::new(e.kind, e.message).hint(format!("did you mean `{near}`? available types: {known}"))
+            }
             None => Error::new(e.kind, e.message).hint(format!("available types: {known}")),
         }
     })

@@ -77,7 +77,8 @@ fn graph(kernel: &Kernel) -> Result<Value> {
 /// The agents by name; who they refer to is told by name too.
 fn read(kernel: &Kernel) -> BTreeMap<String, Node> {
     let specs = kernel.agents().specs();
-    let names: HashMap<&str, &str> = specs.iter().map(|(id, spec)| (id.as_str(), spec.name.as_str())).collect();
+    let names: HashMap<&str, &str> =
+        specs.iter().map(|(id, spec)| (id.as_str(), spec.name.as_str())).collect();
     let name_of = |id: &str| names.get(id).copied().unwrap_or(id).to_owned();
     let mut nodes = BTreeMap::new();
     for (id, spec) in &specs {
@@ -88,12 +89,15 @@ fn read(kernel: &Kernel) -> BTreeMap<String, Node> {
             "status": status["status"], "health": status["health"],
         });
         let from = status["messages"]["from"].as_object().into_iter().flatten();
-        nodes.insert(spec.name.clone(), Node {
-            row,
-            depends_on: spec.depends_on.iter().map(|d| name_of(d)).collect(),
-            parent: spec.parent.as_deref().map(name_of),
-            from: from.map(|(source, count)| (name_of(source), count.as_u64().unwrap_or(0))).collect(),
-        });
+        nodes.insert(
+            spec.name.clone(),
+            Node {
+                row,
+                depends_on: spec.depends_on.iter().map(|d| name_of(d)).collect(),
+                parent: spec.parent.as_deref().map(name_of),
+                from: from.map(|(source, count)| (name_of(source), count.as_u64().unwrap_or(0))).collect(),
+            },
+        );
     }
     nodes
 }
@@ -107,10 +111,16 @@ struct Tree<'a> {
 impl<'a> Tree<'a> {
     fn grow(mut self) -> Vec<Value> {
         let agents = self.agents;
-        let needed: HashSet<&str> = agents.values().flat_map(|n| n.depends_on.iter().map(String::as_str)).collect();
-        let is_root = |(name, node): &(&'a String, &'a Node)| node.parent.is_none() && !needed.contains(name.as_str());
-        let mut roots: Vec<Value> =
-            agents.iter().filter(is_root).map(|(name, _)| name.as_str()).map(|name| self.node(name, "")).collect();
+        let needed: HashSet<&str> =
+            agents.values().flat_map(|n| n.depends_on.iter().map(String::as_str)).collect();
+        let is_root =
+            |(name, node): &(&'a String, &'a Node)| node.parent.is_none() && !needed.contains(name.as_str());
+        let mut roots: Vec<Value> = agents
+            .iter()
+            .filter(is_root)
+            .map(|(name, _)| name.as_str())
+            .map(|name| self.node(name, ""))
+            .collect();
         // A supervisor that its own child's dependency needs stands in a ring without a root.
         for name in agents.keys() {
             if !self.shown.contains(name.as_str()) {
@@ -128,7 +138,8 @@ impl<'a> Tree<'a> {
         if !self.shown.insert(name) {
             return shown;
         }
-        let from: Vec<String> = node.from.iter().map(|(source, count)| format!("{count} from {source}")).collect();
+        let from: Vec<String> =
+            node.from.iter().map(|(source, count)| format!("{count} from {source}")).collect();
         shown["messages"] = from.join(", ").into();
         let children = agents.iter().filter(|(_, n)| n.parent.as_deref() == Some(name));
         let mut below: Vec<Value> = children.map(|(child, _)| self.node(child, "supervised")).collect();

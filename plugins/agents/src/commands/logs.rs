@@ -94,7 +94,12 @@ async fn logs(kernel: Kernel, cx: CommandContext, args: Logs) -> Result<Value> {
     }
     loop {
         for slot in &mut readers {
-            *slot = drain(&cx, slot.take(), follow.is_some()).await?;
+            match drain(&cx, slot.take(), follow.is_some()).await {
+                Ok(reader) => *slot = reader,
+                // Destroyed while it was followed: its files go before the event that says so.
+                Err(_) if follow.is_some() && kernel.agents().id(&id).is_err() => return Ok(Value::Null),
+                Err(e) => return Err(e),
+            }
         }
         if cx.is_cancelled() {
             break;
@@ -140,7 +145,8 @@ async fn drain(cx: &CommandContext, reader: Option<LogReader>, follow: bool) -> 
     let stream = reader.stream().name();
     while !cx.is_cancelled() {
         let chunk: Chunk;
-        (reader, chunk) = aside(stream, move || reader.read_lines(BLOCK).map(|chunk| (reader, chunk))).await?;
+        (reader, chunk) =
+            aside(stream, move || reader.read_lines(BLOCK).map(|chunk| (reader, chunk))).await?;
         if chunk.gap > 0 {
             cx.progress(None, format!("{} bytes of {stream} were rotated away", chunk.gap));
             cx.emit(json!({"stream": stream, "gap": chunk.gap, "line": null})).await?;
@@ -167,8 +173,12 @@ async fn emit(cx: &CommandContext, stream: &str, line: Line) -> Result<()> {
 }
 
 /// Reads files away from the threads that drive tasks.
-async fn aside<T: Send + 'static>(what: &str, read: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T> {
-    let outcome = tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal(format!("reading logs: {e}")))?;
+async fn aside<T: Send + 'static>(
+    what: &str,
+    read: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> Result<T> {
+    let outcome =
+        tokio::task::spawn_blocking(read).await.map_err(|e| Error::internal(format!("reading logs: {e}")))?;
     outcome.map_err(|e| Error::io(format!("reading the output of `{what}`"), &e))
 }
 

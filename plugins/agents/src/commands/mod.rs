@@ -64,7 +64,7 @@ async fn check_healing(kernel: &Kernel, healing: &Map<String, Value>) -> Result<
         return Ok(());
     }
     let Ok(service) = kernel.services().find("hms.healing") else { return Ok(()) };
-    service.call("check_config", Value::Object(healing.clone()), ASK).await.map(drop).map_err(|mut e| {
+    service.call("check_config", json!({"healing": healing}), ASK).await.map(drop).map_err(|mut e| {
         if e.kind == ErrorKind::InvalidArgument {
             e.kind = ErrorKind::InvalidConfig;
         }

@@ -10,11 +10,16 @@ pub(super) type Graph = BTreeMap<String, Vec<String>>;
 /// Who needs whom among the living agents. References by id are told by name.
 pub(super) fn living(kernel: &Kernel) -> Graph {
     let specs = kernel.agents().specs();
-    let names: HashMap<&str, &str> = specs.iter().map(|(id, spec)| (id.as_str(), spec.name.as_str())).collect();
-    let name_of = |reference: &String| names.get(reference.as_str()).map_or_else(|| reference.clone(), |n| (*n).to_owned());
+    let names: HashMap<&str, &str> =
+        specs.iter().map(|(id, spec)| (id.as_str(), spec.name.as_str())).collect();
+    let name_of = |reference: &String| {
+        names.get(reference.as_str()).map_or_else(|| reference.clone(), |n| (*n).to_owned())
+    };
     specs
         .iter()
-        .map(|(_, spec)| (spec.name.clone(), spec.depends_on.iter().chain(&spec.parent).map(name_of).collect()))
+        .map(|(_, spec)| {
+            (spec.name.clone(), spec.depends_on.iter().chain(&spec.parent).map(name_of).collect())
+        })
         .collect()
 }
 
@@ -55,7 +60,9 @@ fn cycle_from(start: &str, graph: &Graph, blocked: &BTreeMap<&str, usize>) -> Ve
     let mut path = vec![start.to_owned()];
     loop {
         let last = &path[path.len() - 1];
-        let Some(next) = graph[last].iter().find(|n| blocked.contains_key(n.as_str())).cloned() else { return path };
+        let Some(next) = graph[last].iter().find(|n| blocked.contains_key(n.as_str())).cloned() else {
+            return path;
+        };
         if let Some(from) = path.iter().position(|p| *p == next) {
             path.drain(..from);
             path.push(next);
@@ -78,7 +85,8 @@ pub(super) fn sorted(kernel: &Kernel, ids_or_names: &[String]) -> Vec<String> {
         }
     }
     let order = needs_first(&living(kernel)).unwrap_or_default();
-    let places: HashMap<&str, usize> = order.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
+    let places: HashMap<&str, usize> =
+        order.iter().enumerate().map(|(at, name)| (name.as_str(), at)).collect();
     wanted.sort_by_key(|name| places.get(name.as_str()).copied().unwrap_or(usize::MAX));
     wanted
 }
@@ -93,7 +101,9 @@ mod tests {
 
     #[test]
     fn what_is_needed_comes_first() {
-        let order = needs_first(&graph(&[("web", &["db", "cache"]), ("cache", &["db"]), ("db", &["elsewhere"])])).unwrap();
+        let order =
+            needs_first(&graph(&[("web", &["db", "cache"]), ("cache", &["db"]), ("db", &["elsewhere"])]))
+                .unwrap();
         assert_eq!(order, ["db", "cache", "web"]);
         // The same need named twice (a parent that is a dependency too) is one need met twice.
         assert_eq!(needs_first(&graph(&[("a", &["b", "b"]), ("b", &[])])).unwrap(), ["b", "a"]);
@@ -101,7 +111,8 @@ mod tests {
 
     #[test]
     fn a_cycle_is_named_without_what_only_leads_to_it() {
-        let cycle = needs_first(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"]), ("d", &[])])).unwrap_err();
+        let cycle =
+            needs_first(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["b"]), ("d", &[])])).unwrap_err();
         assert_eq!(cycle, ["b", "c", "b"]);
         assert_eq!(needs_first(&graph(&[("x", &["x"])])).unwrap_err(), ["x", "x"]);
     }

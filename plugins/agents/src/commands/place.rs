@@ -44,7 +44,10 @@ mod tests {
         assert_eq!(anchored(json!({})), json!({"cwd": "/srv/app"}));
         assert_eq!(anchored(json!({"cwd": "./api"})), json!({"cwd": "/srv/app/api"}));
         assert_eq!(anchored(json!({"cwd": "../api"})), json!({"cwd": "/srv/app/../api"}));
-        assert_eq!(anchored(json!({"cwd": "/tmp", "env_file": "a.env"})), json!({"cwd": "/tmp", "env_file": "/srv/app/a.env"}));
+        assert_eq!(
+            anchored(json!({"cwd": "/tmp", "env_file": "a.env"})),
+            json!({"cwd": "/tmp", "env_file": "/srv/app/a.env"})
+        );
         // What is wrong is left for the schema to say.
         assert_eq!(anchored(json!({"cwd": 3})), json!({"cwd": 3}));
         let mut other = json!({"url": "http://localhost"});

@@ -47,7 +47,10 @@ impl Watch {
                 return if lost { Err(self.report(&stages, ErrorKind::HandlerFailed, "")) } else { Ok(()) };
             }
             let done = names.len() - coming;
-            cx.progress(done as f64 / names.len().max(1) as f64, format!("{done} of {} agents are ready", names.len()));
+            cx.progress(
+                done as f64 / names.len().max(1) as f64,
+                format!("{done} of {} agents are ready", names.len()),
+            );
             tokio::select! {
                 batch = self.changes.next_batch(256) => if batch.is_none() {
                     return Err(Error::new(ErrorKind::Cancelled, "the system ended while agents were becoming ready"));
@@ -66,10 +69,15 @@ impl Watch {
         let mut stages: BTreeMap<&str, Stage> = names.iter().map(|n| (n.as_str(), stage(n))).collect();
         // What waits for a lost one is lost as well, and so is what waits for that.
         loop {
-            let lost: BTreeSet<&str> = stages.iter().filter(|(_, s)| **s == Stage::Lost).map(|(n, _)| *n).collect();
+            let lost: BTreeSet<&str> =
+                stages.iter().filter(|(_, s)| **s == Stage::Lost).map(|(n, _)| *n).collect();
             let waits_for_lost = |name: &str| {
                 self.kernel.agents().state(name).is_ok_and(|s| s.status == Status::Waiting)
-                    && self.kernel.agents().spec(name).is_ok_and(|s| s.depends_on.iter().any(|d| lost.contains(d.as_str())))
+                    && self
+                        .kernel
+                        .agents()
+                        .spec(name)
+                        .is_ok_and(|s| s.depends_on.iter().any(|d| lost.contains(d.as_str())))
             };
             let more: Vec<&str> = stages
                 .iter()
@@ -86,15 +94,20 @@ impl Watch {
     }
 
     fn report(&self, stages: &BTreeMap<&str, Stage>, kind: ErrorKind, when: &str) -> Error {
-        let bad: Vec<String> = stages.iter().filter(|(_, s)| **s != Stage::Ready).map(|(name, _)| self.describe(name)).collect();
-        let message = format!("{} of {} agents are not ready{when}: {}", bad.len(), stages.len(), bad.join("; "));
-        Error::new(kind, message).hint("`{program} agent status NAME` and `{program} agent logs NAME` tell more")
+        let bad: Vec<String> =
+            stages.iter().filter(|(_, s)| **s != Stage::Ready).map(|(name, _)| self.describe(name)).collect();
+        let message =
+            format!("{} of {} agents are not ready{when}: {}", bad.len(), stages.len(), bad.join("; "));
+        Error::new(kind, message)
+            .hint("`{program} agent status NAME` and `{program} agent logs NAME` tell more")
     }
 
     fn describe(&self, name: &str) -> String {
         match self.kernel.agents().state(name) {
             Err(_) => format!("`{name}` was destroyed"),
-            Ok(AgentState { status, reason: Some(why), .. }) => format!("`{name}` is {} ({why})", status.as_str()),
+            Ok(AgentState { status, reason: Some(why), .. }) => {
+                format!("`{name}` is {} ({why})", status.as_str())
+            }
             Ok(state) => format!("`{name}` is {}", state.status.as_str()),
         }
     }

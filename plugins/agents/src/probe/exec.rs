@@ -13,7 +13,7 @@ use std::{
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -31,6 +31,8 @@ use crate::keys::Keys;
 const KEPT: usize = 1024;
 /// So many characters of it are told.
 const TOLD: usize = 200;
+/// So often a pipe is read after the program's end: it holds at most 64 KiB, unless somebody goes on writing.
+const READS: usize = 32;
 /// How long a killed program may take to be reaped. It is dead by then, unless it waits for a device.
 const REAP: Duration = Duration::from_secs(1);
 
@@ -133,16 +135,18 @@ impl Said {
         }
     }
 
-    /// Takes what is left in the pipe (which is bounded) without waiting.
+    /// Takes what is left in the pipe (which is bounded) without waiting. Past the runtime, which may not have
+    /// noticed yet that there is something to read.
     fn rest(&mut self, errors: &pipe::Receiver) {
-        let mut buffer = [0; 1024];
-        while self.open {
-            match errors.try_read(&mut buffer) {
+        let mut buffer = [0; 4096];
+        for _ in 0..READS {
+            match rustix::io::read(errors, &mut buffer) {
                 Ok(n) => self.take(Some(&buffer[..n])),
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => return,
                 Err(_) => self.take(None),
             }
-            if self.kept.len() >= KEPT {
+            if !self.open {
                 return;
             }
         }
@@ -182,15 +186,15 @@ fn start(command: &[String], cx: &ProbeContext) -> io::Result<Running> {
     Ok(Running { tree: Tree { token, process: Arc::new(process), armed: true }, errors })
 }
 
-/// A token for one run, of the agent whose token is in the environment.
+/// A token for one run, of the agent whose token is in the environment. No other run has it, not even of a
+/// process that takes itself for the host of the same home.
 fn token(cx: &ProbeContext) -> Token {
-    static RUNS: AtomicU64 = AtomicU64::new(1);
-    let run = RUNS.fetch_add(1, Ordering::Relaxed);
+    static RUNS: AtomicU32 = AtomicU32::new(1);
+    let run = u64::from(std::process::id()) << 32 | u64::from(RUNS.fetch_add(1, Ordering::Relaxed));
     let agent = cx.env.iter().find(|(name, _)| name == TOKEN_VARIABLE).and_then(|(_, value)| Token::parse(value));
     match agent {
         Some(agent) => Token::new(agent.home, format!("{}.probe", agent.agent), run),
-        // Of no agent: told apart from those of other processes by ours.
-        None => Token::new("/", format!("{}.probe", std::process::id()), run),
+        None => Token::new("/", "probe", run),
     }
 }
 

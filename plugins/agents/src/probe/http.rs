@@ -96,12 +96,14 @@ impl HttpCheck {
             _ => return Err(wrong("is not an http:// URL", form)),
         }
         let host = uri.host().unwrap_or_default();
-        if host.is_empty() || uri.port().is_some() && uri.port_u16().is_none_or(|port| port == 0) {
-            return Err(wrong("is not a URL", form));
-        }
-        if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if authority.contains('@') {
             let error = Error::new(ErrorKind::InvalidConfig, format!("`{at}`: the URL contains credentials"));
             return Err(error.hint("put them into the header `authorization`"));
+        }
+        let has_port = authority.len() > host.len();
+        if host.is_empty() || has_port && uri.port_u16().is_none_or(|port| port == 0) {
+            return Err(wrong("is not a URL", form));
         }
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         Ok(Self { port: uri.port_u16().unwrap_or(80), url: uri, host, socket, expect, headers })

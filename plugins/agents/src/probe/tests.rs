@@ -10,7 +10,7 @@ use hms_core::{
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpSocket, UnixListener, UnixSocket},
 };
 
 use super::*;
@@ -92,7 +92,7 @@ fn wrong_probes_name_the_key() {
         (json!({"notify": false}), "`liveness.notify`: is not true"),
         (json!({"exec": ["true"], "intervall": "1s"}), "`liveness.intervall`: is not known here"),
         (json!({"exec": ["true"], "interval": "1"}), "`liveness.interval`: `1` is not a duration (write it as"),
-        (json!({"exec": ["true"], "interval": "99ms"}), "`liveness.interval`: is shorter than 100ms"),
+        (json!({"exec": ["true"], "interval": "9ms"}), "`liveness.interval`: is shorter than 10ms"),
         (json!({"exec": ["true"], "timeout": "0"}), "`liveness.timeout`: is zero"),
         (json!({"exec": ["true"], "failures": 0}), "`liveness.failures`: is not a whole number from 1 on"),
         (json!("true"), "`liveness`: is not an object"),
@@ -123,12 +123,20 @@ fn the_schema_takes_what_the_parser_takes() {
     }
 }
 
+/// An address that is taken and not listened on, so that nobody else can listen on it either.
+fn deaf() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
+
 #[tokio::test]
 async fn tcp_checks_connect() {
-    let (listener, address) = listener().await;
-    assert_eq!(ask(json!({"tcp": address}), LONG).await, Ok(()));
-    drop(listener);
+    let (socket, address) = deaf();
     assert_eq!(ask(json!({"tcp": address}), LONG).await, Err("connection refused".into()));
+    let _listener = socket.listen(8).unwrap();
+    assert_eq!(ask(json!({"tcp": address}), LONG).await, Ok(()));
 }
 
 #[tokio::test]
@@ -173,7 +181,7 @@ async fn http_checks_wait_no_longer_than_told() {
         () = silent => unreachable!("it is silent"),
         answer = ask(value, Duration::from_millis(50)) => assert_eq!(answer, Err("no answer within 50ms".into())),
     }
-    drop(server);
+    let (_socket, address) = deaf();
     let refused = ask(json!({"http": format!("http://{address}/")}), LONG).await;
     assert_eq!(refused, Err("connection refused".into()));
 }
@@ -190,12 +198,16 @@ async fn http_checks_reach_unix_sockets() {
         stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
         asked
     };
-    let (asked, answer) = tokio::join!(serve, ask(value.clone(), LONG));
+    let (asked, answer) = tokio::join!(serve, ask(value, LONG));
     assert_eq!(answer, Ok(()));
     assert!(asked.starts_with("GET /ping "), "{asked}");
-    drop(server);
-    let gone = ask(value, LONG).await.unwrap_err();
-    assert!(gone.ends_with("api.sock: connection refused"), "{gone}");
+    // A socket that is there and not listened on. (One that was just closed may live on for a moment in a
+    // child that another test is starting.)
+    let path = folder.path().join("deaf.sock");
+    let deaf = UnixSocket::new_stream().unwrap();
+    deaf.bind(&path).unwrap();
+    let gone = ask(json!({"http": {"url": "http://localhost/", "socket": path}}), LONG).await.unwrap_err();
+    assert!(gone.ends_with("deaf.sock: connection refused"), "{gone}");
 }
 
 #[tokio::test]

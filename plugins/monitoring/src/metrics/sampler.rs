@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use hms_core::{
     Kernel,
     agent::{AgentState, HealthStatus, Status},
+    clock::Mono,
     contain::contained_sync,
 };
 
@@ -17,11 +18,10 @@ use crate::{
 /// Agents that are measured before others get their turn on this thread.
 const AT_ONCE: usize = 16;
 
-/// Samples until the end.
-pub(crate) async fn run(kernel: Kernel, shared: Arc<Shared>, mut stopped: Stopped) {
+/// Samples until the end; the first time one interval after `last`.
+pub(crate) async fn run(kernel: Kernel, shared: Arc<Shared>, mut last: Mono, mut stopped: Stopped) {
     let clock = kernel.clock().clone();
     let mut settings = shared.settings.subscribe();
-    let mut last = clock.now();
     loop {
         let interval = settings.borrow_and_update().sample_interval;
         let next = last + interval;

@@ -78,7 +78,9 @@ impl Work<'_> {
     }
 
     async fn change(&self, spec: AgentSpec, change: Change) -> Result<()> {
-        if let Some(lost) = spec.depends_on.iter().chain(&spec.parent).find(|need| self.failed.contains(*need)) {
+        if let Some(lost) =
+            spec.depends_on.iter().chain(&spec.parent).find(|need| self.failed.contains(*need))
+        {
             return Err(Error::new(ErrorKind::InvalidState, format!("left as it was, because of `{lost}`")));
         }
         let agents = self.kernel.agents();
@@ -137,22 +139,33 @@ impl Outcome {
     /// The error of a partial success, which says what was done nevertheless; nothing when all went well.
     pub(super) fn into_result(self, file: &str) -> Result<Self> {
         let Some((_, first)) = self.failures.first() else { return Ok(self) };
-        let each: Vec<String> = self.failures.iter().map(|(name, e)| format!("`{name}`: {}", e.message)).collect();
+        let each: Vec<String> =
+            self.failures.iter().map(|(name, e)| format!("`{name}`: {}", e.message)).collect();
         let mut message = format!("{file}: not everything could be done: {}", each.join("; "));
-        for (what, names) in [("created", &self.created), ("updated", &self.updated), ("removed", &self.removed)] {
+        for (what, names) in
+            [("created", &self.created), ("updated", &self.updated), ("removed", &self.removed)]
+        {
             if !names.is_empty() {
                 message.push_str(&format!("; {what}: {}", names.join(", ")));
             }
         }
-        let hint = first.hint.clone().unwrap_or_else(|| "correct that, and run it again: it does what is left".into());
+        let hint = first
+            .hint
+            .clone()
+            .unwrap_or_else(|| "correct that, and run it again: it does what is left".into());
         Err(Error { kind: first.kind, message, hint: Some(hint) })
     }
 
     /// The JSON of `up` and `down`.
     pub(super) fn json(&self, kernel: &Kernel, file: &str, project: &str, applied: bool) -> Value {
-        let words = if applied { ["created", "updated", "unchanged", "removed"] } else { ["create", "update", "unchanged", "remove"] };
+        let words = if applied {
+            ["created", "updated", "unchanged", "removed"]
+        } else {
+            ["create", "update", "unchanged", "remove"]
+        };
         let groups = [&self.created, &self.updated, &self.unchanged, &self.removed];
-        let rows: BTreeMap<&String, Value> = groups.iter().copied().flatten().filter_map(|n| Some((n, row(kernel, n).ok()?))).collect();
+        let rows: BTreeMap<&String, Value> =
+            groups.iter().copied().flatten().filter_map(|n| Some((n, row(kernel, n).ok()?))).collect();
         let mut agents = Vec::new();
         for (word, names) in words.iter().zip(groups) {
             for name in names {

@@ -92,7 +92,10 @@ impl Checker<'_> {
         }
 
         let at_config = |path: &str, what: String| vec![self.in_config(name, path, what)];
-        self.kernel.types().create(&kind.name, &config).map_err(|e| at_config(&quoted(&e.message), e.message))?;
+        self.kernel
+            .types()
+            .create(&kind.name, &config)
+            .map_err(|e| at_config(&quoted(&e.message), e.message))?;
         if kind.name == "process"
             && let Some(what) = executable::problem(&config, self.env)
         {
@@ -110,7 +113,8 @@ impl Checker<'_> {
         let mut spec = AgentSpec::from_json(common).map_err(at_common)?;
         spec.validate().map_err(at_common)?;
         if spec.labels.contains_key(LABEL) {
-            let what = format!("label `{LABEL}` is set by HMS itself: name the project in `[project] name = …`");
+            let what =
+                format!("label `{LABEL}` is set by HMS itself: name the project in `[project] name = …`");
             return Err(vec![self.in_common(name, &format!("labels.{LABEL}"), what)]);
         }
         spec.labels.insert(LABEL.into(), self.file.project.clone());
@@ -136,7 +140,11 @@ impl Checker<'_> {
             return Ok(there.clone());
         }
         let Ok(spec) = self.kernel.types().get(kind) else {
-            let what = format!("agents.{}: no running process offers agent type `{kind}`; there are: {}", declared.name, known());
+            let what = format!(
+                "agents.{}: no running process offers agent type `{kind}`; there are: {}",
+                declared.name,
+                known()
+            );
             let near = closest(kind, types.iter().map(|t| t.name.as_str()));
             return Err(vec![Problem::new(at, what).meant(near)]);
         };
@@ -158,19 +166,23 @@ impl Checker<'_> {
             Some(_) => problems.push(self.in_common(name, "config", "expected a table".into())),
             None => {}
         }
-        for (key, value) in declared.keys.iter().filter(|(key, _)| !matches!(key.as_str(), "type" | "config")) {
+        for (key, value) in declared.keys.iter().filter(|(key, _)| !matches!(key.as_str(), "type" | "config"))
+        {
             let at = self.file.place(&["agents", name, key]);
             if common_keys.is_some_and(|keys| keys.contains_key(key)) {
                 common.insert(key.clone(), value.clone());
             } else if key == "name" {
-                let what = format!("agents.{name}: `name` cannot be set: the table `[agents.{name}]` names the agent");
+                let what = format!(
+                    "agents.{name}: `name` cannot be set: the table `[agents.{name}]` names the agent"
+                );
                 problems.push(Problem::new(at, what));
             } else if closed && !type_keys.is_some_and(|keys| keys.contains_key(key)) {
                 let known = common_keys.into_iter().chain(type_keys).flat_map(|keys| keys.keys());
                 let near = closest(key, known.map(String::as_str).chain(["type", "config"]));
                 problems.push(Problem::new(at, format!("agents.{name}: unknown key `{key}`")).meant(near));
             } else if config.insert(key.clone(), value.clone()).is_some() {
-                problems.push(Problem::new(at, format!("agents.{name}: `{key}` is set here and under `config`")));
+                problems
+                    .push(Problem::new(at, format!("agents.{name}: `{key}` is set here and under `config`")));
             }
         }
         (Value::Object(common), Value::Object(config))
@@ -195,7 +207,8 @@ impl Checker<'_> {
         let unknown = what.strip_prefix("unknown key `").and_then(|rest| rest.split('`').next());
         keys.extend(unknown);
         let at = self.file.place(&keys);
-        let dotted = above.iter().copied().chain([path]).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
+        let dotted =
+            above.iter().copied().chain([path]).filter(|part| !part.is_empty()).collect::<Vec<_>>().join(".");
         Problem::new(at, format!("{dotted}: {what}"))
     }
 
@@ -209,7 +222,10 @@ impl Checker<'_> {
                 None => "was not declared by this file".into(),
             };
             let at = self.file.place(&["agents", &declared.name]);
-            let mut problem = Problem::new(at, format!("agents.{0}: there is already an agent `{0}`, which {whose}", declared.name));
+            let mut problem = Problem::new(
+                at,
+                format!("agents.{0}: there is already an agent `{0}`, which {whose}", declared.name),
+            );
             problem.hint = Some("choose another name, or destroy that agent first".into());
             problems.push(problem);
         }
@@ -218,8 +234,11 @@ impl Checker<'_> {
     /// References to what is neither in the file nor stays.
     fn references(&self, specs: &[AgentSpec], problems: &mut Vec<Problem>) {
         let declared: HashSet<&str> = self.file.agents.iter().map(|d| d.name.as_str()).collect();
-        let mine = |name: &str| self.kernel.agents().spec(name).is_ok_and(|s| s.labels.get(LABEL) == Some(&self.file.project));
-        let is_there = |name: &str| declared.contains(name) || (self.kernel.agents().id(name).is_ok() && !mine(name));
+        let mine = |name: &str| {
+            self.kernel.agents().spec(name).is_ok_and(|s| s.labels.get(LABEL) == Some(&self.file.project))
+        };
+        let is_there =
+            |name: &str| declared.contains(name) || (self.kernel.agents().id(name).is_ok() && !mine(name));
         for spec in specs {
             let needs = spec.depends_on.iter().enumerate().map(|(n, need)| (format!("depends_on.{n}"), need));
             let parent = spec.parent.iter().map(|parent| ("parent".to_owned(), parent));
@@ -228,7 +247,8 @@ impl Checker<'_> {
                     problems.push(self.in_common(&spec.name, &path, format!("`{need}` refers to itself")));
                 } else if !is_there(need) {
                     let near = closest(need, declared.iter().copied());
-                    problems.push(self.in_common(&spec.name, &path, format!("no agent `{need}`")).meant(near));
+                    problems
+                        .push(self.in_common(&spec.name, &path, format!("no agent `{need}`")).meant(near));
                 }
             }
         }
@@ -262,6 +282,8 @@ pub(super) fn foreign(kernel: &Kernel, project: &str) -> Graph {
 /// The key that a message names first in backticks, as far as it looks like one.
 fn quoted(message: &str) -> String {
     let mut words = message.split('`').skip(1).step_by(2);
-    let is_key = |word: &&str| !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'));
+    let is_key = |word: &&str| {
+        !word.is_empty() && word.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.'))
+    };
     words.find(|word| is_key(word) && *word != "process").unwrap_or_default().to_owned()
 }

@@ -56,8 +56,12 @@ mod tests {
         assert_eq!(found(json!({"command": ["/bin/sh"], "cwd": "/"})), None);
         assert!(found(json!({"command": ["no-such-program"]})).unwrap().contains("no-such-program"));
         assert!(found(json!({"command": ["./gone"], "cwd": "/tmp"})).unwrap().contains("/tmp/gone"));
-        assert!(found(json!({"command": ["sh"], "cwd": "/no/such/folder"})).unwrap().contains("/no/such/folder"));
-        assert!(found(json!({"command": ["sh"], "vars": {"PATH": "/nowhere"}})).unwrap().contains("/nowhere"));
+        assert!(
+            found(json!({"command": ["sh"], "cwd": "/no/such/folder"})).unwrap().contains("/no/such/folder")
+        );
+        assert!(
+            found(json!({"command": ["sh"], "vars": {"PATH": "/nowhere"}})).unwrap().contains("/nowhere")
+        );
         assert_eq!(found(json!({"command": ["anything"], "env_file": "/some/file"})), None);
     }
 }

@@ -106,7 +106,8 @@ impl File {
         let hint = problems.iter().find_map(|p| p.hint.clone()).filter(|_| problems.len() == 1);
         let line = |p: &Problem| {
             let (line, column) = position(&self.text, p.at);
-            let near = p.hint.as_ref().filter(|_| hint.is_none()).map(|h| format!(" ({h})")).unwrap_or_default();
+            let near =
+                p.hint.as_ref().filter(|_| hint.is_none()).map(|h| format!(" ({h})")).unwrap_or_default();
             format!("{}:{line}:{column}: {}{near}", self.path.display(), p.what)
         };
         let message = problems.iter().map(line).collect::<Vec<_>>().join("\n");
@@ -129,7 +130,9 @@ impl File {
                         }
                     }
                 }
-                ("project" | "agents", _) => problems.push(Problem::new(at, format!("{name}: expected a table"))),
+                ("project" | "agents", _) => {
+                    problems.push(Problem::new(at, format!("{name}: expected a table")))
+                }
                 _ => {
                     let near = closest(&name, ["project", "agents"]);
                     let problem = Problem::new(at, format!("unknown key `{name}`"));
@@ -156,7 +159,12 @@ impl File {
         }
     }
 
-    fn table(&mut self, table: &dyn TableLike, path: &mut Vec<String>, problems: &mut Vec<Problem>) -> Map<String, Value> {
+    fn table(
+        &mut self,
+        table: &dyn TableLike,
+        path: &mut Vec<String>,
+        problems: &mut Vec<Problem>,
+    ) -> Map<String, Value> {
         let mut values = Map::new();
         for (name, item) in table.iter() {
             path.push(name.to_owned());
@@ -188,7 +196,12 @@ impl File {
         }
     }
 
-    fn value(&mut self, value: &toml_edit::Value, path: &mut Vec<String>, problems: &mut Vec<Problem>) -> Value {
+    fn value(
+        &mut self,
+        value: &toml_edit::Value,
+        path: &mut Vec<String>,
+        problems: &mut Vec<Problem>,
+    ) -> Value {
         use toml_edit::Value as Toml;
         let at = value.span().map(|span| span.start);
         if let Some(at) = at {
@@ -200,11 +213,13 @@ impl File {
             Toml::Integer(number) => Value::from(*number.value()),
             Toml::Boolean(flag) => Value::Bool(*flag.value()),
             Toml::Datetime(time) => Value::String(time.value().to_string()),
-            Toml::Float(number) => Number::from_f64(*number.value()).map(Value::Number).unwrap_or_else(|| {
-                let what = format!("{}: `{}` is not a finite number", path.join("."), number.value());
-                problems.push(Problem::new(at.unwrap_or(0), what));
-                Value::Null
-            }),
+            Toml::Float(number) => {
+                Number::from_f64(*number.value()).map(Value::Number).unwrap_or_else(|| {
+                    let what = format!("{}: `{}` is not a finite number", path.join("."), number.value());
+                    problems.push(Problem::new(at.unwrap_or(0), what));
+                    Value::Null
+                })
+            }
             Toml::InlineTable(table) => Value::Object(self.table(table, path, problems)),
             Toml::Array(array) => {
                 let mut values = Vec::new();
@@ -225,7 +240,9 @@ pub(super) fn check_project(name: &str) -> Result<()> {
     if name.is_empty() || name.len() > 63 || !name.chars().all(fits) || name.starts_with("file-") {
         return Err(Error::new(
             ErrorKind::InvalidConfig,
-            format!("`{name}` is not a project's name: use 1 to 63 of a-z 0-9 - _ . and do not begin with `file-`"),
+            format!(
+                "`{name}` is not a project's name: use 1 to 63 of a-z 0-9 - _ . and do not begin with `file-`"
+            ),
         ));
     }
     Ok(())
@@ -234,7 +251,10 @@ pub(super) fn check_project(name: &str) -> Result<()> {
 /// The project of a file that names none: the file itself, by where it really is. It may be gone: then its
 /// folder says where it was.
 pub(super) fn unnamed_project(path: &Path) -> String {
-    let real = path.canonicalize().ok().or_else(|| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?)));
+    let real = path
+        .canonicalize()
+        .ok()
+        .or_else(|| Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?)));
     let real = real.unwrap_or_else(|| path.to_owned());
     // FNV-1a: the label is kept, so the hash must be the same in every build.
     let hash = real.as_os_str().as_encoded_bytes().iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {

@@ -107,8 +107,11 @@ async fn up(kernel: Kernel, turn: Arc<Mutex<()>>, cx: CommandContext, args: Up) 
     let _turn = turn.lock().await;
     let (file, problems) = aside(move || File::read(&path)).await?;
     let specs = check::check(&kernel, &file, problems, cx.caller.env.as_ref()).await?;
-    let names: Vec<String> =
-        specs.iter().filter(|s| s.desired == hms_core::agent::Desired::Running).map(|s| s.name.clone()).collect();
+    let names: Vec<String> = specs
+        .iter()
+        .filter(|s| s.desired == hms_core::agent::Desired::Running)
+        .map(|s| s.name.clone())
+        .collect();
     let plan = plan::plan(&kernel, &file.project, specs).map_err(|e| e.context(&shown))?;
     if args.check {
         return Ok(Outcome::of_plan(&plan).json(&kernel, &shown, &file.project, false));
@@ -186,8 +189,11 @@ fn locate(cx: &CommandContext, file: &str) -> Result<PathBuf> {
     }
     match &cx.caller.cwd {
         Some(cwd) => Ok(Path::new(cwd).join(path)),
-        None => Err(Error::argument("file", format_args!("`{file}` is relative, and the caller has no working directory"))
-            .hint("write the whole path")),
+        None => Err(Error::argument(
+            "file",
+            format_args!("`{file}` is relative, and the caller has no working directory"),
+        )
+        .hint("write the whole path")),
     }
 }
 

@@ -33,7 +33,8 @@ pub(super) struct Plan {
 /// Errors: `invalid-state` when an agent of somebody else's needs one that would go.
 pub(super) fn plan(kernel: &Kernel, project: &str, specs: Vec<AgentSpec>) -> Result<Plan> {
     let declared: BTreeSet<String> = specs.iter().map(|s| s.name.clone()).collect();
-    let leaving: Vec<String> = members(kernel, project).into_iter().filter(|name| !declared.contains(name)).collect();
+    let leaving: Vec<String> =
+        members(kernel, project).into_iter().filter(|name| !declared.contains(name)).collect();
     refuse_needed(kernel, project, &leaving, &declared)?;
     let mut plan = Plan::default();
     (plan.early, plan.late) = split(kernel, leaving);
@@ -62,7 +63,12 @@ pub(super) fn members(kernel: &Kernel, project: &str) -> Vec<String> {
 }
 
 /// An error when an agent that is neither leaving nor one of `updated` needs one that is leaving.
-pub(super) fn refuse_needed(kernel: &Kernel, project: &str, leaving: &[String], updated: &BTreeSet<String>) -> Result<()> {
+pub(super) fn refuse_needed(
+    kernel: &Kernel,
+    project: &str,
+    leaving: &[String],
+    updated: &BTreeSet<String>,
+) -> Result<()> {
     for (name, needs) in living(kernel) {
         if leaving.contains(&name) || updated.contains(&name) {
             continue;
