@@ -27,11 +27,8 @@ extern "C" {
  * The ABI version of the library at run time: the major in the upper 16 bits, the minor in the lower.
  *
  * Ownership: nothing changes hands.
- *
  * Threads: any, also in the child of a fork.
- *
  * Errors: none.
- *
  * Since: 0.1.
  */
 uint32_t hms_abi_version(void);
@@ -40,11 +37,8 @@ uint32_t hms_abi_version(void);
  * The version of the library, such as "0.1.0".
  *
  * Ownership: the text is static; never free it.
- *
  * Threads: any, also in the child of a fork.
- *
  * Errors: none.
- *
  * Since: 0.1.
  */
 const char *hms_version(void);
@@ -115,11 +109,8 @@ typedef int32_t hms_status_t;
  * The name of a status, such as "HMS_ERR_NOT_FOUND"; "unknown status" of any other number.
  *
  * Ownership: the text is static; never free it.
- *
  * Threads: any, also in the child of a fork.
- *
  * Errors: none.
- *
  * Since: 0.1.
  */
 const char *hms_status_name(hms_status_t status);
@@ -130,11 +121,8 @@ const char *hms_status_name(hms_status_t status);
  * hms_abi_version and hms_string_free starts by clearing it.
  *
  * Ownership: the text belongs to the library and lasts until this thread's next call; never free it.
- *
  * Threads: any; each sees its own message.
- *
  * Errors: none. Never NULL.
- *
  * Since: 0.1.
  */
 const char *hms_last_error_message(void);
@@ -145,11 +133,8 @@ const char *hms_last_error_message(void);
  * Frees a text that the library returned through a `char **`.
  *
  * Ownership: takes `text`, which nobody may use afterwards. NULL is accepted and ignored.
- *
  * Threads: any, not only the one that received it.
- *
  * Errors: none.
- *
  * Since: 0.1.
  */
 void hms_string_free(char *text);
@@ -194,17 +179,14 @@ typedef struct hms_system_options_t {
  * Ownership: options, and what they point to, are borrowed for the call; NULL means
  * HMS_SYSTEM_OPTIONS_INIT. *out is set to NULL first, and on success to a handle that
  * hms_system_close gives back.
- *
  * Threads: any; blocks until the system is open, at most some 20 seconds.
- *
  * Errors: HMS_ERR_INVALID_ARGUMENT; HMS_ERR_HOME_BUSY when another process owns a private home;
  * HMS_ERR_HOST_UNAVAILABLE, HMS_ERR_VERSION_MISMATCH or HMS_ERR_PROTOCOL when a host cannot be attached
  * to; HMS_ERR_INVALID_CONFIG, HMS_ERR_STORE_CORRUPT, HMS_ERR_STORE_NEWER, HMS_ERR_PERMISSION_DENIED,
  * HMS_ERR_DISK_FULL, HMS_ERR_IO when the home is in no state to be opened: it is left as it is.
- *
  * Since: 0.1.
  */
-hms_status_t hms_system_open(const struct hms_system_options_t *options, struct hms_system_t **out);
+hms_status_t hms_system_open(const hms_system_options_t *options, hms_system_t **out);
 
 /**
  * Closes a system. Of a private one the agents are ended, dependents first; with agents_stay, and a home
@@ -213,14 +195,11 @@ hms_status_t hms_system_open(const struct hms_system_options_t *options, struct 
  *
  * Ownership: *system is given back and set to NULL, also when an error is returned for what went wrong
  * while closing. NULL, or a pointer to NULL, is HMS_OK. With HMS_ERR_INVALID_HANDLE nothing is changed.
- *
  * Threads: any; blocks until the agents have ended.
- *
  * Errors: HMS_ERR_INVALID_HANDLE; what closing the store reports.
- *
  * Since: 0.1.
  */
-hms_status_t hms_system_close(struct hms_system_t **system, bool agents_stay);
+hms_status_t hms_system_close(hms_system_t **system, bool agents_stay);
 
 /* ---- Commands ------------------------------------------------------------------------------------------ */
 
@@ -229,18 +208,15 @@ hms_status_t hms_system_close(struct hms_system_t **system, bool agents_stay);
  *
  * Ownership: path and args_json (a JSON object; NULL for none) are borrowed for the call. *out_json is
  * set to NULL first, and on success to the result as JSON text, which hms_string_free frees.
- *
  * Threads: any, several at once on one system; blocks until the command is done. Closing the system
  * from another thread ends the wait.
- *
  * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_NOT_FOUND for a path that is no command;
  * HMS_ERR_INVALID_ARGUMENT naming what does not fit the command's schema; HMS_ERR_NOT_SUPPORTED for a
  * command that needs a terminal or streams (hms_cli_start runs those); and whatever the command
  * itself reports.
- *
  * Since: 0.1.
  */
-hms_status_t hms_command_run(const struct hms_system_t *system,
+hms_status_t hms_command_run(const hms_system_t *system,
                              const char *path,
                              const char *args_json,
                              char **out_json);
@@ -283,15 +259,12 @@ typedef struct hms_subscription_options_t {
  *
  * Ownership: type ("app.build.done": lower-case tokens with dots), subject (whom it is about; NULL for
  * nobody) and data_json (any JSON; NULL for none) are borrowed for the call.
- *
  * Threads: any; in a private system it does not wait, in a shared one it waits for the host's answer.
- *
  * Errors: HMS_ERR_INVALID_HANDLE, HMS_ERR_INVALID_ARGUMENT; HMS_ERR_HOST_UNAVAILABLE;
  * HMS_ERR_INVALID_STATE or HMS_ERR_CANCELLED once the system is closed.
- *
  * Since: 0.1.
  */
-hms_status_t hms_event_publish(const struct hms_system_t *system,
+hms_status_t hms_event_publish(const hms_system_t *system,
                                const char *type,
                                const char *subject,
                                const char *data_json);
@@ -302,16 +275,13 @@ hms_status_t hms_event_publish(const struct hms_system_t *system,
  * Ownership: options, and what they point to, are borrowed for the call; NULL means
  * HMS_SUBSCRIPTION_OPTIONS_INIT. *out is set to NULL first, and on success to a handle that
  * hms_subscription_destroy gives back. It may outlive the system, and then has ended.
- *
  * Threads: any.
- *
  * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT for a bad pattern, filter or capacity.
- *
  * Since: 0.1.
  */
-hms_status_t hms_subscription_create(const struct hms_system_t *system,
-                                     const struct hms_subscription_options_t *options,
-                                     struct hms_subscription_t **out);
+hms_status_t hms_subscription_create(const hms_system_t *system,
+                                     const hms_subscription_options_t *options,
+                                     hms_subscription_t **out);
 
 /**
  * Takes the next events, waiting for the first of them.
@@ -319,18 +289,15 @@ hms_status_t hms_subscription_create(const struct hms_system_t *system,
  * Ownership: *events_json is set to NULL first, and on success to the text of a JSON array of
  * CloudEvents, oldest first, which hms_string_free frees. *lost, unless lost is NULL, is set on success to
  * the number of events that did not fit the queue before these.
- *
  * Threads: any; of several at once on one subscription each event goes to one. max is the largest number
  * of events wanted (0, or beyond 4096: 4096). timeout_ms is how long to wait: 0 not at all,
  * HMS_WAIT_FOREVER as long as it takes.
- *
  * Errors: HMS_ERR_TIMEOUT when none came; HMS_ERR_CANCELLED at the end: the subscription was destroyed
  * meanwhile, or its system closed and all was taken; HMS_ERR_INVALID_HANDLE;
  * HMS_ERR_INVALID_ARGUMENT.
- *
  * Since: 0.1.
  */
-hms_status_t hms_subscription_next(const struct hms_subscription_t *subscription,
+hms_status_t hms_subscription_next(const hms_subscription_t *subscription,
                                    size_t max,
                                    int64_t timeout_ms,
                                    char **events_json,
@@ -341,14 +308,11 @@ hms_status_t hms_subscription_next(const struct hms_subscription_t *subscription
  *
  * Ownership: *subscription is given back and set to NULL. NULL, or a pointer to NULL, is HMS_OK. With
  * HMS_ERR_INVALID_HANDLE nothing is changed.
- *
  * Threads: any.
- *
  * Errors: HMS_ERR_INVALID_HANDLE.
- *
  * Since: 0.1.
  */
-hms_status_t hms_subscription_destroy(struct hms_subscription_t **subscription);
+hms_status_t hms_subscription_destroy(hms_subscription_t **subscription);
 
 /* ---- Operations ---------------------------------------------------------------------------------------- */
 
@@ -359,16 +323,13 @@ typedef struct hms_operation_t hms_operation_t;
  * Waits until an operation is done. May be asked again, and by several threads: the answer stays.
  *
  * Ownership: *exit_code, unless exit_code is NULL, is set on success.
- *
  * Threads: any. timeout_ms is how long to wait: 0 not at all, HMS_WAIT_FOREVER as long as it takes.
- *
  * Errors: HMS_ERR_TIMEOUT when it goes on; HMS_ERR_PANIC when it panicked; HMS_ERR_CANCELLED when it was
  * destroyed meanwhile; HMS_ERR_INVALID_HANDLE. An operation that ended badly by its own account is
  * HMS_OK here, with its exit code.
- *
  * Since: 0.1.
  */
-hms_status_t hms_operation_wait(const struct hms_operation_t *operation,
+hms_status_t hms_operation_wait(const hms_operation_t *operation,
                                 int64_t timeout_ms,
                                 int32_t *exit_code);
 
@@ -378,14 +339,11 @@ hms_status_t hms_operation_wait(const struct hms_operation_t *operation,
  * this signal interrupted.
  *
  * Ownership: nothing changes hands.
- *
  * Threads: any; never blocks. Not for signal handlers: call it from a thread that learned of the signal.
- *
  * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT for a negative signal.
- *
  * Since: 0.1.
  */
-hms_status_t hms_operation_cancel(const struct hms_operation_t *operation, int32_t signal);
+hms_status_t hms_operation_cancel(const hms_operation_t *operation, int32_t signal);
 
 /**
  * Gives an operation back. One that still goes on is stopped where it stands: for an orderly end, cancel
@@ -393,15 +351,12 @@ hms_status_t hms_operation_cancel(const struct hms_operation_t *operation, int32
  *
  * Ownership: *operation is given back and set to NULL. NULL, or a pointer to NULL, is HMS_OK. With
  * HMS_ERR_INVALID_HANDLE nothing is changed.
- *
  * Threads: any; when it returns, nothing of the operation runs any more. Threads that wait for it
  * return HMS_ERR_CANCELLED.
- *
  * Errors: HMS_ERR_INVALID_HANDLE.
- *
  * Since: 0.1.
  */
-hms_status_t hms_operation_destroy(struct hms_operation_t **operation);
+hms_status_t hms_operation_destroy(hms_operation_t **operation);
 
 /* ---- Command line -------------------------------------------------------------------------------------- */
 
@@ -429,18 +384,15 @@ typedef struct hms_cli_options_t {
  * Ownership: options, and what they point to, and the argc texts of argv, are borrowed for the call.
  * argv[0] is ignored, as in main. *out is set to NULL first, and on success to a handle that
  * hms_operation_destroy gives back.
- *
  * Threads: any; does not block. The descriptors must stay open until the operation is done.
- *
  * Errors: HMS_ERR_INVALID_ARGUMENT. What is wrong with the command line is told to its user, on the
  * descriptor of standard error and by the exit code.
- *
  * Since: 0.1.
  */
-hms_status_t hms_cli_start(const struct hms_cli_options_t *options,
+hms_status_t hms_cli_start(const hms_cli_options_t *options,
                            int argc,
                            const char *const *argv,
-                           struct hms_operation_t **out);
+                           hms_operation_t **out);
 
 #ifdef __cplusplus
 }  // extern "C"

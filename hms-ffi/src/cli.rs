@@ -74,7 +74,8 @@ pub unsafe extern "C" fn hms_cli_start(
         // SAFETY: the caller's, as documented, here and below.
         let (out, options) = unsafe { (Out::new("out", out)?, input::versioned("options", options)?) };
         let program = unsafe { program(&options) }?;
-        let argc = usize::try_from(argc).map_err(|_| Error::argument("argc", format!("{argc} is negative")))?;
+        let argc =
+            usize::try_from(argc).map_err(|_| Error::argument("argc", format!("{argc} is negative")))?;
         let mut args = unsafe { input::arguments("argv", argv, argc) }?;
         args.drain(..1.min(args.len()));
         watch_forks()?;

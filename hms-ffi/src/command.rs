@@ -1,8 +1,9 @@
 //! Commands: everything a system can do, by path, with JSON in and out.
 
-use std::ffi::c_char;
+use std::{collections::HashSet, ffi::c_char, sync::OnceLock};
 
-use hms_core::command::Caller;
+use hms_core::{Kernel, command::Caller};
+use hms_runtime::organs;
 use serde_json::Value;
 
 use crate::{
@@ -12,7 +13,6 @@ use crate::{
     output::Out,
     status::hms_status_t,
     system::{SystemObject, hms_system_t},
-    wait::block_on,
 };
 
 /// Runs a command, such as "agent list", and waits for its result.
@@ -20,13 +20,14 @@ use crate::{
 /// Ownership: path and args_json (a JSON object; NULL for none) are borrowed for the call. *out_json is
 /// set to NULL first, and on success to the result as JSON text, which hms_string_free frees.
 ///
-/// Threads: any, several at once on one system; blocks until the command is done. Closing the system
-/// from another thread ends the wait.
+/// Threads: any, several at once on one system; blocks until the command is done. A command whose agents
+/// inherit this process's environment reads it: no other thread may change it (setenv) meanwhile. Items
+/// that a streaming command emits before its result are not kept.
 ///
 /// Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_NOT_FOUND for a path that is no command;
 /// HMS_ERR_INVALID_ARGUMENT naming what does not fit the command's schema; HMS_ERR_NOT_SUPPORTED for a
-/// command that needs a terminal or streams (hms_cli_start runs those); and whatever the command
-/// itself reports.
+/// command that needs a terminal or streams (hms_cli_start runs those); HMS_ERR_CANCELLED when the
+/// system is closed meanwhile; and whatever the command itself reports.
 ///
 /// Since: 0.1.
 #[unsafe(no_mangle)]
@@ -41,15 +42,32 @@ pub unsafe extern "C" fn hms_command_run(
         let out = unsafe { Out::new("out_json", out_json) }?;
         let object = TABLE.get::<SystemObject>(system)?;
         let (path, args) = unsafe { (input::text("path", path)?, input::json("args_json", args_json)?) };
-        let run = object.system.run(path, args, caller(), |_update| {});
-        let result: Value = block_on(&object.runtime, run)??;
+        let run = object.system.run(path, args, caller(path), |_update| {});
+        let result: Value = object.wait_for(run)?;
         out.put_text(result.to_string())?;
         Ok(())
     })
 }
 
-/// This process, as a command sees it.
-fn caller() -> Caller {
+/// This process, as the command at `path` sees it.
+fn caller(path: &str) -> Caller {
     let cwd = std::env::current_dir().ok().map(|dir| dir.display().to_string());
-    Caller { source: "libhms".into(), cwd, env: None }
+    let env = wants_env(path).then(|| {
+        // A name or value that is not UTF-8 cannot travel; it must not end the call.
+        let all = std::env::vars_os();
+        all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+    });
+    Caller { source: "libhms".into(), cwd, env }
+}
+
+/// Whether the command asks for the caller's environment, which holds secrets: it goes to no other.
+fn wants_env(path: &str) -> bool {
+    static WANTING: OnceLock<HashSet<String>> = OnceLock::new();
+    let wanting = WANTING.get_or_init(|| {
+        let commands = Kernel::describe(organs()).map(|kernel| kernel.commands().list()).unwrap_or_default();
+        let wanting =
+            commands.iter().filter(|spec| spec.args.get("x-caller-env") == Some(&Value::Bool(true)));
+        wanting.map(|spec| spec.path.clone()).collect()
+    });
+    wanting.contains(path)
 }

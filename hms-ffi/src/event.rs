@@ -1,11 +1,8 @@
 //! Events: publishing, and subscriptions that are read by the caller's own threads.
 
-use std::{
-    ffi::c_char,
-    sync::Arc,
-};
+use std::{ffi::c_char, sync::Arc};
 
-use hms_core::{Error, event::DEFAULT_CAPACITY};
+use hms_core::{Error, ErrorKind, event::DEFAULT_CAPACITY};
 use hms_runtime::{EventStream, runtime::Runtime};
 use serde_json::Value;
 use tokio::sync::{Mutex, watch};
@@ -16,8 +13,8 @@ use crate::{
     input::{self, Versioned},
     output::{Out, put_if_wanted},
     status::hms_status_t,
-    system::{SystemObject, closed, hms_system_t},
-    wait::{block_on, block_on_for},
+    system::{Phase, SystemObject, hms_system_t},
+    wait::block_on_for,
 };
 
 /// A subscription to events.
@@ -74,27 +71,29 @@ pub(crate) struct SubscriptionObject {
     stream: Mutex<Option<EventStream>>,
     /// Turned on by destroy, for readers that wait.
     destroyed: watch::Sender<bool>,
+    /// Of the system: a remote one's events go on when this process has closed it.
+    system: watch::Receiver<Phase>,
     runtime: Arc<Runtime>,
 }
 
 impl SubscriptionObject {
     /// The next events and how many were lost before them; an error at the end.
     async fn next(&self, max: usize) -> Result<(Vec<Value>, u64), Error> {
-        let mut destroyed = self.destroyed.subscribe();
-        let read = async {
-            let mut stream = self.stream.lock().await;
-            let batch = stream.as_mut()?.next_batch(max).await;
-            if batch.is_none() {
-                *stream = None;
-            }
-            batch
-        };
+        let (mut destroyed, mut system) = (self.destroyed.subscribe(), self.system.clone());
+        let read = async { self.stream.lock().await.as_mut()?.next_batch(max).await };
+        // In this order: what was there before the system closed is still given.
         let batch = tokio::select! {
             biased;
             _ = destroyed.wait_for(|gone| *gone) => None,
             batch = read => batch,
+            _ = system.wait_for(|phase| *phase == Phase::Closed) => None,
         };
-        let (events, lost) = batch.ok_or_else(closed)?;
+        let Some((events, lost)) = batch else {
+            // Lets go of the system, which otherwise lived as long as this handle.
+            *self.stream.lock().await = None;
+            let ended = "the subscription has ended: it was destroyed, or its system closed";
+            return Err(Error::new(ErrorKind::Cancelled, ended));
+        };
         Ok((events.iter().map(|event| event.to_json()).collect(), lost))
     }
 }
@@ -107,7 +106,7 @@ impl SubscriptionObject {
 /// Threads: any; in a private system it does not wait, in a shared one it waits for the host's answer.
 ///
 /// Errors: HMS_ERR_INVALID_HANDLE, HMS_ERR_INVALID_ARGUMENT; HMS_ERR_HOST_UNAVAILABLE;
-/// HMS_ERR_INVALID_STATE or HMS_ERR_CANCELLED once the system is closed.
+/// HMS_ERR_CANCELLED when the system is closed meanwhile.
 ///
 /// Since: 0.1.
 #[unsafe(no_mangle)]
@@ -127,8 +126,7 @@ pub unsafe extern "C" fn hms_event_publish(
                 input::json("data_json", data_json)?,
             )
         };
-        block_on(&object.runtime, object.system.publish(kind, subject, data))??;
-        Ok(())
+        Ok(object.wait_for(object.system.publish(kind, subject, data))?)
     })
 }
 
@@ -136,7 +134,7 @@ pub unsafe extern "C" fn hms_event_publish(
 ///
 /// Ownership: options, and what they point to, are borrowed for the call; NULL means
 /// HMS_SUBSCRIPTION_OPTIONS_INIT. *out is set to NULL first, and on success to a handle that
-/// hms_subscription_destroy gives back. It may outlive the system, and then has ended.
+/// hms_subscription_destroy gives back. It may outlive its system.
 ///
 /// Threads: any.
 ///
@@ -165,10 +163,13 @@ pub unsafe extern "C" fn hms_subscription_create(
         let capacity = if options.capacity == 0 { DEFAULT_CAPACITY } else { options.capacity };
         let after = u64::try_from(options.after_sequence).ok();
         let subscribe = object.system.subscribe(patterns, filter, capacity, after);
-        let stream = Mutex::new(Some(block_on(&object.runtime, subscribe)??));
-        let runtime = object.runtime.clone();
-        let object = SubscriptionObject { stream, destroyed: watch::Sender::new(false), runtime };
-        out.put(TABLE.insert(Arc::new(object))?);
+        let subscription = SubscriptionObject {
+            stream: Mutex::new(Some(object.wait_for(subscribe)?)),
+            destroyed: watch::Sender::new(false),
+            system: object.phase(),
+            runtime: object.runtime.clone(),
+        };
+        out.put(TABLE.insert(Arc::new(subscription))?);
         Ok(())
     })
 }
@@ -220,17 +221,16 @@ pub unsafe extern "C" fn hms_subscription_next(
 ///
 /// Since: 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hms_subscription_destroy(subscription: *mut *mut hms_subscription_t) -> hms_status_t {
+pub unsafe extern "C" fn hms_subscription_destroy(
+    subscription: *mut *mut hms_subscription_t,
+) -> hms_status_t {
     guard("hms_subscription_destroy", || {
         // SAFETY: the caller's, as documented.
-        let Some(doomed) = (unsafe { Doomed::<SubscriptionObject>::new(subscription) }) else { return Ok(()) };
+        let Some(doomed) = (unsafe { Doomed::<SubscriptionObject>::new(subscription) }) else {
+            return Ok(());
+        };
         let object = doomed.take()?;
         object.destroyed.send_replace(true);
-        // A remote stream says goodbye through the runtime, so it is dropped within it.
-        let _within = object.runtime.handle().enter();
-        if let Ok(mut stream) = object.stream.try_lock() {
-            *stream = None;
-        }
         Ok(())
     })
 }

@@ -34,7 +34,9 @@ impl From<Error> for Failure {
 pub(crate) fn guard(call: &'static str, body: impl FnOnce() -> Result<(), Failure>) -> hms_status_t {
     last_error::clear();
     if FORKED.load(Ordering::Relaxed) {
-        last_error::set("this process is the child of a fork, and the system belongs to its parent (open one here only after an exec)");
+        last_error::set(
+            "this process is the child of a fork, and the system belongs to its parent (open one here only after an exec)",
+        );
         return HMS_ERR_FORKED;
     }
     match catch_unwind(AssertUnwindSafe(body)) {

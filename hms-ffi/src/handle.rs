@@ -17,7 +17,7 @@ use std::{
 
 use hms_core::{Error, ErrorKind};
 
-use crate::{guard::Failure, system, operation, event};
+use crate::{event, guard::Failure, operation, system};
 
 const KIND_BITS: u32 = 7;
 const SLOT_BITS: u32 = 24;

@@ -65,7 +65,11 @@ pub(crate) unsafe fn path(name: &str, text: *const c_char) -> Result<Option<Path
 ///
 /// # Safety
 /// `list` is NULL, or points to `count` pointers, each as [`text`] wants it.
-pub(crate) unsafe fn arguments(name: &str, list: *const *const c_char, count: usize) -> Result<Vec<OsString>> {
+pub(crate) unsafe fn arguments(
+    name: &str,
+    list: *const *const c_char,
+    count: usize,
+) -> Result<Vec<OsString>> {
     // SAFETY: passed on.
     unsafe { items(name, list, count) }?
         .enumerate()
@@ -150,8 +154,11 @@ pub(crate) unsafe fn versioned<T: Versioned>(name: &str, given: *const T) -> Res
         std::slice::from_raw_parts(given.cast::<u8>().add(known), size - known)
     };
     if beyond.iter().any(|byte| *byte != 0) {
-        let problem = format!("argument `{name}`: it sets fields that this version of the library does not know");
-        return Err(Error::new(ErrorKind::NotSupported, problem).hint("use a library at least as new as hms.h"));
+        let problem =
+            format!("argument `{name}`: it sets fields that this version of the library does not know");
+        return Err(
+            Error::new(ErrorKind::NotSupported, problem).hint("use a library at least as new as hms.h")
+        );
     }
     Ok(value)
 }

@@ -4,10 +4,7 @@ use std::{future::Future, sync::Arc};
 
 use hms_core::{Error, ErrorKind, contain::contained};
 use hms_runtime::{Cancel, runtime::Runtime};
-use tokio::{
-    sync::watch,
-    task::AbortHandle,
-};
+use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
     guard::guard,
@@ -97,7 +94,10 @@ pub unsafe extern "C" fn hms_operation_wait(
 ///
 /// Since: 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hms_operation_cancel(operation: *const hms_operation_t, signal: i32) -> hms_status_t {
+pub unsafe extern "C" fn hms_operation_cancel(
+    operation: *const hms_operation_t,
+    signal: i32,
+) -> hms_status_t {
     guard("hms_operation_cancel", || {
         let object = TABLE.get::<OperationObject>(operation)?;
         if signal < 0 {

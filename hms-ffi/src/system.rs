@@ -1,10 +1,11 @@
 //! Systems: opening and closing one.
 
-use std::{ffi::c_char, sync::Arc};
+use std::{ffi::c_char, future::Future, sync::Arc};
 
 use hms_core::{Error, ErrorKind};
 use hms_runtime::{Open, System, runtime::Runtime};
 use serde_json::json;
+use tokio::sync::watch;
 
 use crate::{
     guard::{guard, watch_forks},
@@ -59,11 +60,43 @@ unsafe impl Versioned for hms_system_options_t {
     }
 }
 
+/// How far a system is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Phase {
+    Open,
+    /// Its calls are cancelled, its agents end.
+    Closing,
+    /// Nothing more will happen.
+    Closed,
+}
+
 /// What a system's handle refers to.
 pub(crate) struct SystemObject {
     pub(crate) system: System,
+    phase: watch::Sender<Phase>,
     // After the system: it lives in the runtime.
     pub(crate) runtime: Arc<Runtime>,
+}
+
+impl SystemObject {
+    /// Blocks until `call` is done, or the system is being closed by another thread.
+    pub(crate) fn wait_for<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let mut phase = self.phase();
+        block_on(&self.runtime, async {
+            tokio::select! {
+                biased;
+                result = call => result,
+                _ = phase.wait_for(|phase| *phase >= Phase::Closing) => {
+                    Err(Error::new(ErrorKind::Cancelled, "the system was closed before the call was done"))
+                }
+            }
+        })?
+    }
+
+    /// The phase, for who must know of its changes.
+    pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
+        self.phase.subscribe()
+    }
 }
 
 /// Opens a system. Several may be open in one process; they do not see each other.
@@ -93,7 +126,8 @@ pub unsafe extern "C" fn hms_system_open(
         watch_forks()?;
         let runtime = Runtime::acquire()?;
         let system = block_on(&runtime, System::open(how))??;
-        out.put(TABLE.insert(Arc::new(SystemObject { system, runtime }))?);
+        let phase = watch::Sender::new(Phase::Open);
+        out.put(TABLE.insert(Arc::new(SystemObject { system, phase, runtime }))?);
         Ok(())
     })
 }
@@ -102,9 +136,8 @@ pub unsafe extern "C" fn hms_system_open(
 /// The texts of `options` are NULL or NUL-terminated.
 unsafe fn open_of(options: &hms_system_options_t) -> Result<Open, Error> {
     // SAFETY: passed on.
-    let (home, start_host) = unsafe {
-        (input::path("home", options.home)?, input::path("host_program", options.host_program)?)
-    };
+    let (home, start_host) =
+        unsafe { (input::path("home", options.home)?, input::path("host_program", options.host_program)?) };
     match options.mode {
         HMS_SYSTEM_PRIVATE if start_host.is_some() => {
             Err(Error::argument("host_program", "a private system has no host program"))
@@ -117,7 +150,8 @@ unsafe fn open_of(options: &hms_system_options_t) -> Result<Open, Error> {
 
 /// Closes a system. Of a private one the agents are ended, dependents first; with agents_stay, and a home
 /// of its own, they go on running for whoever opens that home next. From a shared one this process only
-/// detaches. Calls and subscriptions of other threads on the system end with HMS_ERR_CANCELLED or fail.
+/// detaches. What other threads are waiting for on this system ends with HMS_ERR_CANCELLED; its subscriptions
+/// give what they still hold, and then end in that way too.
 ///
 /// Ownership: *system is given back and set to NULL, also when an error is returned for what went wrong
 /// while closing. NULL, or a pointer to NULL, is HMS_OK. With HMS_ERR_INVALID_HANDLE nothing is changed.
@@ -133,8 +167,10 @@ pub unsafe extern "C" fn hms_system_close(system: *mut *mut hms_system_t, agents
         // SAFETY: the caller's, as documented.
         let Some(doomed) = (unsafe { Doomed::<SystemObject>::new(system) }) else { return Ok(()) };
         let object = doomed.take()?;
-        block_on(&object.runtime, object.system.close(agents_stay))??;
-        Ok(())
+        object.phase.send_replace(Phase::Closing);
+        let closed = block_on(&object.runtime, object.system.close(agents_stay));
+        object.phase.send_replace(Phase::Closed);
+        Ok(closed??)
     })
 }
 
@@ -147,9 +183,4 @@ pub(crate) fn announce_panic(call: &'static str, message: &str) {
             let _ = system.publish("system.call.panicked", None, data).await;
         });
     }
-}
-
-/// The error for a system that closed under a call.
-pub(crate) fn closed() -> Error {
-    Error::new(ErrorKind::Cancelled, "the subscription was destroyed, or its system closed")
 }

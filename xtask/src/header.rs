@@ -89,7 +89,7 @@ fn arrange(header: &str) -> Result<String, Box<dyn std::error::Error>> {
                     .iter()
                     .position(fits)
                     .ok_or(format!("`{name}` has no section in xtask/src/header.rs"))?;
-                sections[at].push((kind, with_short_comments(block)));
+                sections[at].push((kind, tidied(kind, block)));
             }
             // The comment at the top, the guard, the includes, and the opening of extern "C" come before.
             None if block.contains("#endif  /*") || block.contains("}  // extern") => back.push(block),
@@ -130,8 +130,9 @@ fn declared(block: &str) -> Option<(Kind, &str)> {
     name.starts_with("hms_").then_some((Kind::Function, name))
 }
 
-/// Writes a comment of one line on one line.
-fn with_short_comments(block: &str) -> String {
+/// The block as a person would lay it out: a comment of one line stands on one line, the sections of a
+/// function's comment stand together, and its arguments use the short names of the types.
+fn tidied(kind: Kind, block: &str) -> String {
     let lines: Vec<&str> = block.lines().collect();
     let mut out: Vec<String> = Vec::new();
     let mut at = 0;
@@ -142,10 +143,17 @@ fn with_short_comments(block: &str) -> String {
         {
             out.push(format!("{open} {text} */"));
             at += 3;
-        } else {
-            out.push(lines[at].to_owned());
-            at += 1;
+            continue;
         }
+        let next = lines.get(at + 1).copied().unwrap_or_default();
+        let between =
+            [" * Threads: ", " * Errors: ", " * Since: "].iter().any(|title| next.starts_with(title));
+        if kind != Kind::Function {
+            out.push(lines[at].to_owned());
+        } else if !(lines[at] == " *" && between) {
+            out.push(lines[at].replace("struct hms_", "hms_"));
+        }
+        at += 1;
     }
     out.join("\n")
 }

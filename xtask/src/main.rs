@@ -1,6 +1,9 @@
 //! The build driver: `cargo xtask <task>`. One file a task; this one only finds it.
 
+mod bench;
+mod docs;
 mod header;
+mod test;
 
 use std::{
     path::{Path, PathBuf},
@@ -16,11 +19,16 @@ struct Task {
     run: fn(&[String]) -> Outcome,
 }
 
-const TASKS: &[Task] = &[Task {
-    name: "header",
-    about: "write include/hms.h; with --check, fail when it is stale",
-    run: header::run,
-}];
+const TASKS: &[Task] = &[
+    Task { name: "test", about: "run every check and test, or the named steps", run: test::run },
+    Task {
+        name: "header",
+        about: "write include/hms.h; with --check, fail when it is stale",
+        run: header::run,
+    },
+    Task { name: "docs", about: "write docs/cli.md; with --check, fail when it is stale", run: docs::run },
+    Task { name: "bench", about: "measure: respawn", run: bench::run },
+];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();

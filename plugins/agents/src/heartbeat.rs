@@ -19,7 +19,9 @@ use std::{
 use async_trait::async_trait;
 use hms_core::{
     Error, ErrorKind, Result,
-    agent::{AgentContext, AgentTypeSpec, Behaviour, Health, Issue, Message, Snapshot, Started, Stop, Tunable},
+    agent::{
+        AgentContext, AgentTypeSpec, Behaviour, Health, Issue, Message, Snapshot, Started, Stop, Tunable,
+    },
     clock::Mono,
     duration,
     plugin::Registrar,
@@ -128,8 +130,11 @@ impl Beat {
     /// Reads a message.
     fn read(body: Value) -> Result<Self> {
         let wrong = |problem: String| {
-            Error::new(ErrorKind::InvalidArgument, format!("a heartbeat does not understand this message: {problem}"))
-                .hint("send {\"beat\": true}, with \"status\" (text) and \"healthy\" (true or false) if you like")
+            Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a heartbeat does not understand this message: {problem}"),
+            )
+            .hint("send {\"beat\": true}, with \"status\" (text) and \"healthy\" (true or false) if you like")
         };
         let beat: Self = serde_json::from_value(body).map_err(|e| wrong(e.to_string()))?;
         if !beat.beat {
@@ -170,7 +175,8 @@ impl Pulse {
         let was_overdue = state.due.replace(now + patience).is_none();
         let news = (state.verdict != verdict).then(|| verdict.clone());
         state.verdict = verdict;
-        let save = state.saved.is_none_or(|at| now.saturating_sub(at) >= SAVE_EVERY).then(|| state.snapshot());
+        let save =
+            state.saved.is_none_or(|at| now.saturating_sub(at) >= SAVE_EVERY).then(|| state.snapshot());
         if save.is_some() {
             state.saved = Some(now);
         }
@@ -195,8 +201,13 @@ impl Pulse {
         }
         if said.watchdog_trigger || said.stopping {
             let status = said.status.clone();
-            let what = if said.stopping { "it reports that it is stopping" } else { "it reports that it hangs" };
-            let issue = if said.stopping { Issue::degraded("stopping", what) } else { Issue::critical("reported", what) };
+            let what =
+                if said.stopping { "it reports that it is stopping" } else { "it reports that it hangs" };
+            let issue = if said.stopping {
+                Issue::degraded("stopping", what)
+            } else {
+                Issue::critical("reported", what)
+            };
             self.tell(cx, Health::of(vec![issue]), status);
         } else if said.watchdog || said.ready {
             self.beat(cx, Beat { beat: true, status: said.status, healthy: None });
@@ -342,7 +353,10 @@ impl Behaviour for Heartbeat {
         match serde_json::from_slice(&snapshot.data) {
             Ok(kept) if snapshot.state_version == STATE_VERSION => self.pulse.state().kept = kept,
             // Counting from zero is better than not watching.
-            _ => tracing::warn!(version = snapshot.state_version, "the kept beats are not readable; counting from zero"),
+            _ => tracing::warn!(
+                version = snapshot.state_version,
+                "the kept beats are not readable; counting from zero"
+            ),
         }
         Ok(())
     }

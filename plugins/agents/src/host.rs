@@ -33,8 +33,10 @@ use crate::{
 
 /// Registers the type.
 pub(crate) fn register(to: &Registrar) -> Result<()> {
-    let ratio = |about: &str, default: f64| json!({
-        "type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": default, "description": about});
+    let ratio = |about: &str, default: f64| {
+        json!({
+        "type": "number", "exclusiveMinimum": 0, "maximum": 1, "default": default, "description": about})
+    };
     let properties = json!({
         "cpu": ratio("CPU usage of all cores (0 to 1) from which it is degraded", 0.95),
         "memory": ratio("part of the memory in use from which it is degraded", 0.95),
@@ -138,8 +140,9 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 impl Machine {
     fn new(limits: Limits) -> Result<Self> {
-        let system = System::new()
-            .map_err(|e| Error::new(ErrorKind::NotSupported, format!("this machine cannot be measured: {e}")))?;
+        let system = System::new().map_err(|e| {
+            Error::new(ErrorKind::NotSupported, format!("this machine cannot be measured: {e}"))
+        })?;
         let seen = Mutex::new(Seen { system, load: None, disk: None });
         Ok(Self { limits, seen, asking_disk: AtomicBool::new(false) })
     }
@@ -253,11 +256,8 @@ impl Behaviour for Host {
     fn measure(&self) -> Vec<(&'static str, f64)> {
         let seen = self.machine.look();
         let (used, total) = (seen.system.used_memory(), seen.system.total_memory());
-        let mut all = vec![
-            ("cpuUsage", cpu(&seen)),
-            ("memoryUsage", used as f64),
-            ("memoryRatio", ratio(used, total)),
-        ];
+        let mut all =
+            vec![("cpuUsage", cpu(&seen)), ("memoryUsage", used as f64), ("memoryRatio", ratio(used, total))];
         if let Some(Ok(disk)) = &seen.disk {
             all.extend([("diskUsage", disk.used as f64), ("diskRatio", disk.ratio())]);
         }
@@ -278,7 +278,10 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits::read(&json!({"cpu": 0.5, "memory": 0.6, "disk": 0.7, "critical": 0.9, "load": 2, "path": "/data"})).unwrap()
+        Limits::read(
+            &json!({"cpu": 0.5, "memory": 0.6, "disk": 0.7, "critical": 0.9, "load": 2, "path": "/data"}),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -295,7 +298,10 @@ mod tests {
         }
         assert_eq!(worst(1.0, 0.0, 0.0, None).status, HealthStatus::Degraded);
         let full = worst(0.0, 0.0, 0.9, None);
-        assert_eq!((full.status, full.issues[0].message.as_str()), (HealthStatus::Critical, "90% of the disk of /data is in use"));
+        assert_eq!(
+            (full.status, full.issues[0].message.as_str()),
+            (HealthStatus::Critical, "90% of the disk of /data is in use")
+        );
         assert_eq!(worst(0.0, 0.95, 0.0, None).status, HealthStatus::Critical);
     }
 

@@ -36,7 +36,9 @@ impl<'a> Keys<'a> {
     /// Refuses keys that are not `known`.
     pub(crate) fn only(&self, known: &[&str]) -> Result<()> {
         match self.object.keys().find(|key| !known.contains(&key.as_str())) {
-            Some(key) => Err(self.wrong(key, "is not known here").hint(format!("known: {}", known.join(", ")))),
+            Some(key) => {
+                Err(self.wrong(key, "is not known here").hint(format!("known: {}", known.join(", "))))
+            }
             None => Ok(()),
         }
     }
@@ -87,7 +89,9 @@ impl<'a> Keys<'a> {
 
     /// Texts by name.
     pub(crate) fn table(&self, key: &str) -> Result<Vec<(&'a str, &'a str)>> {
-        let all = |value: &'a Value| value.as_object()?.iter().map(|(k, v)| Some((k.as_str(), v.as_str()?))).collect();
+        let all = |value: &'a Value| {
+            value.as_object()?.iter().map(|(k, v)| Some((k.as_str(), v.as_str()?))).collect()
+        };
         Ok(self.typed(key, "a table of texts", all)?.unwrap_or_default())
     }
 
@@ -103,7 +107,8 @@ impl<'a> Keys<'a> {
 }
 
 fn invalid(key: &str, problem: impl std::fmt::Display) -> Error {
-    let message = if key.is_empty() { format!("the configuration {problem}") } else { format!("`{key}`: {problem}") };
+    let message =
+        if key.is_empty() { format!("the configuration {problem}") } else { format!("`{key}`: {problem}") };
     Error::new(ErrorKind::InvalidConfig, message)
 }
 

@@ -16,11 +16,7 @@ use hms_core::{Result, clock::SharedClock, duration};
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value, json};
 
-pub(crate) use self::{
-    http::HttpCheck,
-    record::Record,
-    tcp::TcpCheck,
-};
+pub(crate) use self::{http::HttpCheck, record::Record, tcp::TcpCheck};
 use crate::keys::{Keys, duration_schema};
 
 /// The shortest time between two runs of one probe.
@@ -144,7 +140,8 @@ impl Probe {
             successes: keys.count("successes")?.unwrap_or(1),
         };
         if probe.interval < SHORTEST_INTERVAL {
-            return Err(keys.wrong("interval", format_args!("is shorter than {}", duration::format(SHORTEST_INTERVAL))));
+            return Err(keys
+                .wrong("interval", format_args!("is shorter than {}", duration::format(SHORTEST_INTERVAL))));
         }
         if probe.timeout.is_zero() {
             return Err(keys.wrong("timeout", "is zero"));
@@ -155,7 +152,11 @@ impl Probe {
     fn kind(keys: &Keys<'_>, kinds: &[&str]) -> Result<ProbeKind> {
         let given: Vec<&str> = KINDS.into_iter().filter(|kind| keys.get(kind).is_some()).collect();
         let [kind] = given[..] else {
-            let problem = if given.is_empty() { "says nothing to go by".into() } else { format!("has {}", given.join(" and ")) };
+            let problem = if given.is_empty() {
+                "says nothing to go by".into()
+            } else {
+                format!("has {}", given.join(" and "))
+            };
             return Err(keys.wrong_itself(problem).hint(format!("give exactly one of {}", kinds.join(", "))));
         };
         let name = keys.name(kind);
@@ -190,9 +191,15 @@ pub(crate) fn schema(about: &str, kinds: &[&str]) -> Value {
                 "type": ["string", "object"], "additionalProperties": false, "required": ["url"],
                 "properties": http::schema(),
                 "description": "URL that answers with an expected status, or a table with url, expect, headers and socket"}),
-            "tcp" => json!({"type": "string", "x-value": "HOST:PORT", "description": "address that accepts connections"}),
-            "log" => json!({"type": "string", "minLength": 1, "x-value": "REGEX", "description": "regular expression that a line of the output matches"}),
-            "notify" => json!({"type": "boolean", "const": true, "description": "what the process says by the sd_notify protocol"}),
+            "tcp" => {
+                json!({"type": "string", "x-value": "HOST:PORT", "description": "address that accepts connections"})
+            }
+            "log" => {
+                json!({"type": "string", "minLength": 1, "x-value": "REGEX", "description": "regular expression that a line of the output matches"})
+            }
+            "notify" => {
+                json!({"type": "boolean", "const": true, "description": "what the process says by the sd_notify protocol"})
+            }
             other => unreachable!("no kind of probe is called {other}"),
         };
         properties.insert((*kind).to_owned(), property);

@@ -13,7 +13,10 @@ impl Task {
 
     /// Begins the first check of an agent, which is ready once there is a result, good or bad: what watches
     /// others does its work then, and its health is never a guess.
-    pub(crate) fn first_check(cx: &AgentContext, check: impl Future<Output = Health> + Send + 'static) -> Self {
+    pub(crate) fn first_check(
+        cx: &AgentContext,
+        check: impl Future<Output = Health> + Send + 'static,
+    ) -> Self {
         let cx = cx.clone();
         Self::spawn(async move {
             cx.health(check.await);

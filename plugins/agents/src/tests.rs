@@ -117,7 +117,10 @@ async fn http_agents_watch_an_endpoint() {
     until(&kernel, "api", is(Status::Running, HealthStatus::Healthy)).await;
     assert!(kernel.agents().needs_checks("api"));
     let row = kernel.agents().status("api").unwrap();
-    assert_eq!((&row["url"], &row["http_status"], &row["last_error"]), (&json!(url), &json!(200), &Value::Null));
+    assert_eq!(
+        (&row["url"], &row["http_status"], &row["last_error"]),
+        (&json!(url), &json!(200), &Value::Null)
+    );
     assert!(measured(&kernel, "api", "responseTime").is_some_and(|ms| ms > 0.0));
     assert_eq!(measured(&kernel, "api", "errorRate"), Some(0.0));
 
@@ -145,7 +148,10 @@ async fn endpoints_that_are_down_are_ready_and_ill() {
     create(&kernel, "db", "tcp", json!({"address": address, "failures": 1})).await.unwrap();
     let state = until(&kernel, "db", is(Status::Degraded, HealthStatus::Critical)).await;
     assert_eq!(state.health.issues[0].code, "check");
-    assert_eq!(check(&kernel, "db").await, (HealthStatus::Critical, format!("{address}: connection refused")));
+    assert_eq!(
+        check(&kernel, "db").await,
+        (HealthStatus::Critical, format!("{address}: connection refused"))
+    );
     assert_eq!(kernel.agents().status("db").unwrap()["last_error"], "connection refused");
 
     let _listener = socket.listen(8).unwrap();
@@ -257,7 +263,10 @@ async fn heartbeats_outlive_the_host_and_get_a_fresh_interval() {
     let kernel = open(home.path(), clock.clone()).await;
     until(&kernel, "job", is(Status::Running, HealthStatus::Unknown)).await;
     let row = kernel.agents().status("job").unwrap();
-    assert_eq!((&row["beats"], &row["last_beat_ms"], &row["said"]), (&json!(3), &json!(3_000), &json!("copying")));
+    assert_eq!(
+        (&row["beats"], &row["last_beat_ms"], &row["said"]),
+        (&json!(3), &json!(3_000), &json!("copying"))
+    );
     assert_eq!(row["notify_socket"], socket);
     clock.advance(Duration::from_millis(9_999));
     assert_eq!(check(&kernel, "job").await.0, HealthStatus::Unknown);
@@ -276,15 +285,27 @@ async fn host_agents_measure_this_machine() {
     create(&kernel, "machine", "host", json!({"memory": 0.000_001, "load": 100_000})).await.unwrap();
     let state = until(&kernel, "machine", |s| s.status == Status::Degraded).await;
     assert!(state.health.issues.iter().any(|issue| issue.code == "memory"), "{:?}", state.health);
-    for (name, most) in [("cpuUsage", 1.0), ("memoryRatio", 1.0), ("diskRatio", 1.0), ("memoryUsage", 1e18), ("diskUsage", 1e18)] {
+    for (name, most) in [
+        ("cpuUsage", 1.0),
+        ("memoryRatio", 1.0),
+        ("diskRatio", 1.0),
+        ("memoryUsage", 1e18),
+        ("diskUsage", 1e18),
+    ] {
         assert!(measured(&kernel, "machine", name).is_some_and(|v| (0.0..=most).contains(&v)), "{name}");
     }
     assert!(measured(&kernel, "machine", "load1").is_some());
-    assert!(kernel.agents().status("machine").unwrap()["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0));
+    assert!(
+        kernel.agents().status("machine").unwrap()["memory_bytes"].as_u64().is_some_and(|bytes| bytes > 0)
+    );
 
     create(&kernel, "lost", "host", json!({"path": "/nowhere/at/all"})).await.unwrap();
     let state = until(&kernel, "lost", |s| s.status == Status::Degraded).await;
-    assert!(state.health.issues.iter().any(|issue| issue.message.contains("/nowhere/at/all")), "{:?}", state.health);
+    assert!(
+        state.health.issues.iter().any(|issue| issue.message.contains("/nowhere/at/all")),
+        "{:?}",
+        state.health
+    );
     kernel.close(Stop::Graceful(LONG)).await.unwrap();
 }
 

@@ -173,10 +173,10 @@ impl Engine {
     /// Opens an incident for an agent, or joins the open one; says whether it joined.
     pub(crate) fn open(self: &Arc<Self>, agent_id: &str, cause: Cause) -> Result<(Arc<Case>, bool)> {
         self.resume(agent_id);
-        if let Some(case) = self.case(agent_id) {
-            if self.join(&case, &cause) {
-                return Ok((case, true));
-            }
+        if let Some(case) = self.case(agent_id)
+            && self.join(&case, &cause)
+        {
+            return Ok((case, true));
         }
         let spec = self.kernel.agents().spec(agent_id)?;
         let state = self.kernel.agents().state(agent_id)?;
@@ -324,6 +324,8 @@ impl Engine {
             self.publish("heal.escalated", case, json!({"incident": case.incident(), "reason": reason}));
         }
         self.publish("heal.incident.closed", case, json!({"incident": case.incident()}));
+        // Who waits for this agent to be healed looks again.
+        self.concerned(&case.agent_id).iter().for_each(|case| case.observe(|_| {}));
         true
     }
 

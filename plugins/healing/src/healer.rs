@@ -132,7 +132,7 @@ impl Climb<'_> {
             status if status.is_live() && replaced => self.watch_others("supervision", None).await,
             Status::Waiting | Status::Stopped => self.watch_others("wait", Some(why)).await,
             _ => match self.ill_dependency() {
-                Some(name) => self.await_dependency(&name).await,
+                Some(id) => self.await_dependency(&self.name_of(&id)).await,
                 None => None,
             },
         };
@@ -198,24 +198,26 @@ impl Climb<'_> {
         self.verify_step().await
     }
 
-    /// It suffers from another: that one is healed, and this one looked at again.
+    /// It suffers from another: that one is healed first, however long it takes, and has `ready_timeout` to get
+    /// well where nobody heals it.
     async fn await_dependency(&mut self, name: &str) -> Option<End> {
         self.begin_step(0, "wait", Some(format!("`{name}`, which it depends on, is not well")));
         self.case.edit(|i| i.note(Some(StepResult::Applied), None));
         let clock = self.engine.kernel.clock().clone();
         let end = clock.now() + self.case.settings.ready_timeout;
-        while self.ill_dependency().is_some() && clock.now() < end {
+        while let Some(id) = self.ill_dependency() {
+            let healed = self.engine.case(&id).is_some();
+            if !healed && clock.now() >= end {
+                self.finish_step(false, None);
+                return None;
+            }
             tokio::select! {
                 _ = self.news.changed() => {}
-                () = clock.sleep_until(end) => {}
+                () = clock.sleep_until(end), if !healed => {}
             }
         }
-        let well = self.state().is_ok_and(|s| s.health.status < self.case.level);
-        if well {
-            return self.verify_step().await;
-        }
-        self.finish_step(false, None);
-        None
+        // It has what it needs again: now it has the time to get well by itself.
+        self.verify_step().await
     }
 
     fn quarantined_by_others(&mut self, why: String) -> End {
@@ -321,17 +323,19 @@ impl Climb<'_> {
         spec.is_ok_and(|spec| spec.restart.policy == Restart::Temporary)
     }
 
-    /// The name of a dependency that is ill or not ready, while this agent is alive.
+    /// The id of a dependency that is ill or not ready, while this agent is alive.
     fn ill_dependency(&self) -> Option<String> {
-        let agents = self.engine.kernel.agents();
         let ill = |id: &&String| {
-            agents.state(id).is_ok_and(|s| {
+            self.engine.kernel.agents().state(id).is_ok_and(|s| {
                 let ready = matches!(s.status, Status::Running | Status::Degraded);
                 !ready || s.health.status >= self.case.level
             })
         };
-        let id = self.case.depends_on.iter().find(ill)?;
-        agents.spec(id).ok().map(|spec| spec.name.clone())
+        self.case.depends_on.iter().find(ill).cloned()
+    }
+
+    fn name_of(&self, id: &str) -> String {
+        self.engine.kernel.agents().spec(id).map_or_else(|_| id.to_owned(), |spec| spec.name.clone())
     }
 
     fn last_failure(&self) -> Option<String> {

@@ -29,18 +29,25 @@ pub(crate) const MIGRATIONS: [Migration; 1] = [Migration {
 pub(crate) fn save(c: &Connection, incident: &Incident) -> Result<()> {
     let data =
         serde_json::to_string(incident).map_err(|e| Error::internal(format!("an incident as JSON: {e}")))?;
-    c.prepare_cached(
-        "INSERT INTO healing_incidents (id, agent_id, agent, opened_ms, closed_ms, data) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (id) DO UPDATE SET closed_ms = excluded.closed_ms, data = excluded.data",
-    )?
-    .execute(params![
-        incident.id,
-        incident.agent_id,
-        incident.agent,
-        incident.opened_ms as i64,
-        incident.closed_ms.map(|ms| ms as i64),
-        data
-    ])?;
+    let closed = incident.closed_ms.map(|ms| ms as i64);
+    // Not an upsert: that would use up a number at every change, and `prune` counts by numbers.
+    let changed = c
+        .prepare_cached("UPDATE healing_incidents SET closed_ms = ?2, data = ?3 WHERE id = ?1")?
+        .execute(params![incident.id, closed, data])?;
+    if changed == 0 {
+        c.prepare_cached(
+            "INSERT INTO healing_incidents (id, agent_id, agent, opened_ms, closed_ms, data)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .execute(params![
+            incident.id,
+            incident.agent_id,
+            incident.agent,
+            incident.opened_ms as i64,
+            closed,
+            data
+        ])?;
+    }
     Ok(())
 }
 

@@ -4,9 +4,10 @@
 //! the agent's state, runs the checks it asks for and sleeps until it wants to be asked again.
 //!
 //! An agent is verified when it is ready and well by `ready_timeout` and then stays so for `verify_window`
-//! without an exit, the last look being an active check where the agent has one. An exit is supervision's
-//! business: it begins the verification again. While supervision restarts the agent, or it waits for a
-//! dependency or its type, the clock of readiness stands still (and other, generous bounds hold).
+//! without an exit, the last look being an active check where the agent has one. Until `ready_timeout` it may
+//! fall ill and recover: one that takes its time to start is not to be restarted for that. An exit is
+//! supervision's business: it begins the verification again. While supervision restarts the agent, or it waits
+//! for a dependency or its type, the clock of readiness stands still (and other, generous bounds hold).
 
 use std::time::Duration;
 
@@ -96,6 +97,8 @@ pub(crate) struct Verification {
     stage: Option<Stage>,
     /// Since when it is in this stage.
     since: Mono,
+    /// By when it has to be ready and well, in this life.
+    ready_by: Option<Mono>,
     exits: u64,
     /// Exits during this verification.
     failures: u64,
@@ -112,6 +115,7 @@ impl Verification {
             limits,
             stage: None,
             since: Mono::ZERO,
+            ready_by: None,
             exits: facts.exits,
             failures: 0,
             incarnation: facts.incarnation,
@@ -131,11 +135,18 @@ impl Verification {
             return Next::Done(verdict);
         }
         let stage = stage(facts);
-        if self.stage == Some(Stage::Well) && stage == Stage::Recovering {
-            return Next::Done(Verdict::Failed(format!("it did not stay well: {}", facts.reason)));
+        let alive = matches!(stage, Stage::Recovering | Stage::Well);
+        let ready_by = alive.then(|| self.ready_by.unwrap_or_else(|| now.saturating_add(self.limits.ready)));
+        self.ready_by = ready_by;
+        let late = ready_by.is_some_and(|by| now >= by);
+        let was_well = self.stage == Some(Stage::Well);
+        let complaint = self.complaint.take().filter(|_| was_well);
+        if late && was_well && (stage == Stage::Recovering || complaint.is_some()) {
+            let why = complaint.unwrap_or_else(|| facts.reason.clone());
+            return Next::Done(Verdict::Failed(format!("it did not stay well: {why}")));
         }
-        if self.stage != Some(stage) {
-            (self.stage, self.since, self.checked, self.complaint) = (Some(stage), now, None, None);
+        if self.stage != Some(stage) || complaint.is_some() {
+            (self.stage, self.since, self.checked) = (Some(stage), now, None);
         }
         if stage == Stage::Well { self.in_window(now, facts) } else { self.out_of_window(stage, now, facts) }
     }
@@ -161,7 +172,8 @@ impl Verification {
     fn count_exits(&mut self, facts: &Facts) -> Option<Verdict> {
         let more = facts.exits.saturating_sub(self.exits);
         if more > 0 || facts.incarnation != self.incarnation {
-            (self.exits, self.incarnation, self.stage) = (facts.exits, facts.incarnation, None);
+            (self.exits, self.incarnation) = (facts.exits, facts.incarnation);
+            (self.stage, self.ready_by) = (None, None);
         }
         self.failures += more;
         let max = u64::from(self.limits.max_exits);
@@ -174,9 +186,6 @@ impl Verification {
     }
 
     fn in_window(&mut self, now: Mono, facts: &Facts) -> Next {
-        if let Some(complaint) = self.complaint.take() {
-            return Next::Done(Verdict::Failed(format!("it did not stay well: {complaint}")));
-        }
         let end = self.since + self.limits.window;
         if !facts.checkable {
             let verified = Next::Done(Verdict::Verified { exits: self.exits });
@@ -199,7 +208,10 @@ impl Verification {
             Stage::Stopped => (self.limits.waiting, "it does not run"),
             Stage::Recovering | Stage::Well => (self.limits.ready, "it did not become ready and well"),
         };
-        let end = self.since.saturating_add(limit);
+        let end = match (stage, self.ready_by) {
+            (Stage::Recovering, Some(by)) => by,
+            _ => self.since.saturating_add(limit),
+        };
         if now >= end {
             let because = if facts.reason.is_empty() { String::new() } else { format!(": {}", facts.reason) };
             let why = format!("{what} within {}{because}", duration::format(limit));
@@ -300,7 +312,10 @@ mod tests {
         v.checked(MS(199), None);
         assert_eq!(v.step(MS(206), &facts), Next::Check, "a check from before the end is not the last look");
         v.checked(MS(207), Some("no answer".into()));
-        assert_eq!(why(v.step(MS(207), &facts)), "it did not stay well: no answer");
+        assert_eq!(v.step(MS(207), &facts), Next::Wait(MS(257)), "there is time: the window begins again");
+        assert_eq!(v.step(MS(1_010), &facts), Next::Check);
+        v.checked(MS(1_020), Some("no answer".into()));
+        assert_eq!(why(v.step(MS(1_020), &facts)), "it did not stay well: no answer");
     }
 
     #[test]
@@ -348,6 +363,16 @@ mod tests {
         v.checked(MS(0), None);
         assert_eq!(v.step(MS(1), &ill), Next::Wait(MS(50)));
         assert_eq!(v.step(MS(2), &Facts { checkable: true, ..running() }), Next::Wait(MS(52)));
+    }
+
+    #[test]
+    fn recovery_has_one_deadline_a_life() {
+        let ill = Facts { status: Status::Degraded, well: false, reason: "slow".into(), ..running() };
+        let mut v = Verification::new(limits(), &running());
+        assert_eq!(v.step(MS(0), &running()), Next::Wait(MS(200)));
+        assert_eq!(v.step(MS(100), &ill), Next::Wait(MS(1_000)));
+        assert_eq!(v.step(MS(900), &running()), Next::Wait(MS(1_100)));
+        assert_eq!(why(v.step(MS(1_050), &ill)), "it did not stay well: slow");
     }
 
     fn facts() -> impl Strategy<Value = Facts> {

@@ -254,7 +254,7 @@ async fn who_suffers_from_another_is_left_alone() {
     let (of_db, of_web) = if first.agent == "db" { (first, second) } else { (second, first) };
     assert_verified(&of_db);
     assert_verified(&of_web);
-    assert_eq!(actions(&of_web), ["0 wait"]);
+    assert_eq!(actions(&of_web), ["0 wait"], "{of_web:#?}");
     assert_eq!(web.lives.load(SeqCst), 1, "restarting it would not have helped");
     lab.close(Stop::Kill).await;
 }

@@ -166,7 +166,7 @@ impl Watcher {
         self.shared.stand(Standing { status, since_ms });
         let data =
             json!({"status": status, "previous": before.status, "since_ms": since_ms, "counts": counts});
-        let _ = self.kernel.publish(EventDraft::json("system.health.changed", data).source("/monitoring"));
+        self.kernel.publish(EventDraft::json("system.health.changed", data).source("/monitoring"));
     }
 
     // ---- rules ----------------------------------------------------------------------------------

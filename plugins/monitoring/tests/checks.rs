@@ -2,24 +2,41 @@
 
 mod common;
 
-use common::{SOON, System, critical, ms, s};
-use hms_core::agent::{AgentSpec, HealthStatus, RestartRequest};
+use std::sync::{Arc, atomic::Ordering};
+
+use common::{Lab, SOON, System, critical, ms, open_kernel, s};
+use hms_core::{
+    agent::{AgentSpec, Create, Health, HealthStatus, RestartRequest, Stop},
+    clock::{Clock, SystemClock},
+    plugin::Plugin,
+};
 use serde_json::json;
 use tempfile::TempDir;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_fresh_agent_is_checked_soon_and_then_at_its_interval() {
+async fn a_fresh_agent_is_checked_soon() {
+    let home = TempDir::new().unwrap();
+    let lab = Lab::default();
+    let plugins: Vec<Arc<dyn Plugin>> = vec![Arc::new(lab.clone())];
+    let kernel = open_kernel(home.path(), "", SystemClock::shared(), plugins).await.unwrap();
+    let mut spec = AgentSpec::new("web", "lab", json!({"key": "web", "checks": true}));
+    spec.health.interval = Some(s(3600));
+    kernel.agents().create(spec, Create::default()).await.unwrap();
+    lab.probe("web").checked(1).await;
+    kernel.close(Stop::Kill).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_is_checked_at_its_interval() {
     let home = TempDir::new().unwrap();
     let system = System::open(home.path(), "").await.unwrap();
     let probe = system.checked("web", Some(ms(300))).await;
-    system.clock.advance(ms(300));
-    let mut began = probe.checked(1).await;
-    assert!(began[0] <= ms(300), "within the interval, at a time left to chance");
+    let mut began = vec![system.first_check(&probe).await];
     for round in 2..8 {
         // Not a moment early: nothing is due one millisecond before, and all is when it has passed.
         let due = began[round - 2] + ms(300);
-        system.clock.advance(due - ms(1) - hms_core::clock::Clock::now(&*system.clock));
-        system.clock.advance(ms(1));
+        system.clock.advance((due - ms(1)).saturating_sub(system.clock.now()));
+        system.clock.advance(due.saturating_sub(system.clock.now()));
         began = probe.checked(round).await;
         assert_eq!(began[round - 1], due, "round {round}");
     }
@@ -31,15 +48,14 @@ async fn the_default_interval_is_the_configured_one_and_changes_live() {
     let home = TempDir::new().unwrap();
     let system = System::open(home.path(), "[monitoring]\ninterval = \"10m\"\n").await.unwrap();
     let probe = system.checked("web", None).await;
-    system.clock.advance(s(1));
-    let first = probe.checked(1).await[0];
-    system.clock.advance(s(10));
+    let first = system.first_check(&probe).await;
+    system.clock.advance((first + s(10)).saturating_sub(system.clock.now()));
+    let now = system.clock.now();
     system.kernel.configure("monitoring.interval", Some("5s"), "test").await.unwrap();
     let second = probe.checked(2).await[1];
-    assert_eq!(second, s(11), "it is overdue by the new interval: now");
+    assert_eq!(second, now, "it is overdue by the new interval");
     system.clock.advance(s(5));
-    assert_eq!(probe.checked(3).await[2], s(16));
-    assert!(first <= s(1));
+    assert_eq!(probe.checked(3).await[2], now + s(5));
     system.close().await;
 }
 
@@ -54,8 +70,8 @@ async fn an_agent_is_never_checked_twice_at_a_time() {
     let slow = system.lab.probe("slow");
     slow.gate.send_replace(false);
     system.create(spec).await;
-    system.clock.advance(s(1));
-    slow.checked(1).await;
+    system.first_check(&slow).await;
+    system.first_check(&witness).await;
     // Many intervals pass and it even begins a new life, while the first check is not done.
     let request = RestartRequest { reason: "test".into(), by: "test".into(), ..RestartRequest::default() };
     system.kernel.agents().restart("slow", request).await.unwrap();
@@ -85,17 +101,21 @@ async fn the_number_of_running_checks_is_bounded() {
         system.lab.probe(&name).gate.send_replace(false);
         probes.push(system.checked(&name, Some(s(3600))).await);
     }
-    system.clock.advance(s(1));
     // The gates open when two checks stand at theirs.
-    let mut begun = system.lab.begun.subscribe();
-    tokio::time::timeout(SOON, begun.wait_for(|n| *n >= 2)).await.expect("two checks").unwrap();
+    let time_goes_on = async {
+        while system.lab.running.load(Ordering::SeqCst) < 2 {
+            system.clock.advance(ms(500));
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(SOON, time_goes_on).await.expect("two checks");
     for probe in &probes {
         probe.gate.send_replace(true);
     }
     for probe in &probes {
-        probe.checked(1).await;
+        system.first_check(probe).await;
     }
-    assert_eq!(system.lab.most.load(std::sync::atomic::Ordering::SeqCst), 2);
+    assert_eq!(system.lab.most.load(Ordering::SeqCst), 2);
     system.close().await;
 }
 
@@ -107,16 +127,16 @@ async fn only_those_are_checked_that_need_it_and_live() {
     let gone = system.checked("gone", Some(ms(100))).await;
     let stopped = system.checked("stopped", Some(ms(100))).await;
     let witness = system.checked("witness", Some(ms(100))).await;
-    system.clock.advance(ms(100));
-    gone.checked(1).await;
-    stopped.checked(1).await;
+    for probe in [&gone, &stopped, &witness] {
+        system.first_check(probe).await;
+    }
     system.kernel.agents().destroy("gone").await.unwrap();
-    let graceful = hms_core::agent::Stop::Graceful(s(1));
-    system.kernel.agents().stop("stopped", graceful).await.unwrap();
+    system.kernel.agents().stop("stopped", Stop::Kill).await.unwrap();
     let (gone_at, stopped_at) = (gone.checks.borrow().len(), stopped.checks.borrow().len());
-    for n in 2..6 {
-        system.clock.advance(ms(100));
-        witness.checked(n).await;
+    for _ in 0..5 {
+        let seen = witness.checks.borrow().len();
+        system.clock.advance(ms(200));
+        witness.checked(seen + 1).await;
     }
     assert_eq!((quiet.checks.borrow().len(), gone.checks.borrow().len()), (0, gone_at));
     assert_eq!(stopped.checks.borrow().len(), stopped_at);
@@ -140,11 +160,11 @@ async fn what_a_check_finds_becomes_the_agents_health() {
     let probe = system.checked("web", Some(ms(100))).await;
     *probe.health.lock().unwrap() = critical();
     let heard = system.listen(&["agent.health.updated"]);
-    system.clock.advance(ms(100));
+    system.first_check(&probe).await;
     let data = heard.until(|_, data| data["health"]["status"] == "critical").await;
     assert_eq!((&data["agent"], &data["health"]["issues"][0]["code"]), (&json!("web"), &json!("test")));
     assert_eq!(system.kernel.agents().state("web").unwrap().health.status, HealthStatus::Critical);
-    *probe.health.lock().unwrap() = hms_core::agent::Health::healthy();
+    *probe.health.lock().unwrap() = Health::healthy();
     system.clock.advance(ms(100));
     heard.until(|_, data| data["health"]["status"] == "healthy").await;
     system.close().await;

@@ -191,7 +191,8 @@ fn start(command: &[String], cx: &ProbeContext) -> io::Result<Running> {
 fn token(cx: &ProbeContext) -> Token {
     static RUNS: AtomicU32 = AtomicU32::new(1);
     let run = u64::from(std::process::id()) << 32 | u64::from(RUNS.fetch_add(1, Ordering::Relaxed));
-    let agent = cx.env.iter().find(|(name, _)| name == TOKEN_VARIABLE).and_then(|(_, value)| Token::parse(value));
+    let agent =
+        cx.env.iter().find(|(name, _)| name == TOKEN_VARIABLE).and_then(|(_, value)| Token::parse(value));
     match agent {
         Some(agent) => Token::new(agent.home, format!("{}.probe", agent.agent), run),
         None => Token::new("/", "probe", run),

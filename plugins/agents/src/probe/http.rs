@@ -5,8 +5,8 @@
 
 use std::{fmt, ops::RangeInclusive, path::PathBuf, pin::pin};
 
-use http_body_util::{BodyExt, Empty};
 use hms_core::{Error, ErrorKind, Result};
+use http_body_util::{BodyExt, Empty};
 use hyper::{
     HeaderMap, Request, Response, Uri,
     body::{Bytes, Incoming},
@@ -83,7 +83,13 @@ impl HttpCheck {
         Self::new(&name, url, expect, headers, socket)
     }
 
-    fn new(at: &str, url: &Value, expect: Statuses, headers: HeaderMap, socket: Option<PathBuf>) -> Result<Self> {
+    fn new(
+        at: &str,
+        url: &Value,
+        expect: Statuses,
+        headers: HeaderMap,
+        socket: Option<PathBuf>,
+    ) -> Result<Self> {
         let text = url.as_str().unwrap_or_default();
         let wrong = |problem: &str, hint: &str| {
             Error::new(ErrorKind::InvalidConfig, format!("`{at}`: `{text}` {problem}")).hint(hint)
@@ -92,7 +98,12 @@ impl HttpCheck {
         let uri: Uri = text.parse().map_err(|_| wrong("is not a URL", form))?;
         match uri.scheme_str() {
             Some("http") => {}
-            Some("https") => return Err(wrong("needs TLS, which is not built in", "use exec with `curl -fsS URL` instead")),
+            Some("https") => {
+                return Err(wrong(
+                    "needs TLS, which is not built in",
+                    "use exec with `curl -fsS URL` instead",
+                ));
+            }
             _ => return Err(wrong("is not an http:// URL", form)),
         }
         let host = uri.host().unwrap_or_default();
@@ -135,7 +146,8 @@ impl HttpCheck {
     }
 
     async fn exchange(&self, stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<u16, String> {
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| explain(&e))?;
+        let (mut sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|e| explain(&e))?;
         let conversation = async {
             let response = sender.send_request(self.request()).await.map_err(|e| explain(&e))?;
             let status = response.status().as_u16();
@@ -179,7 +191,10 @@ impl fmt::Display for HttpCheck {
 /// Reads what has come of a short body. Only what is there already or comes in the same breath: a stream of
 /// events never ends, and its status has been told.
 async fn drain(response: Response<Incoming>) {
-    let declared = response.headers().get(hyper::header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let declared = response
+        .headers()
+        .get(hyper::header::CONTENT_LENGTH)
+        .and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if declared.is_none_or(|length| length > BODY_READ) {
         return;
     }
@@ -230,7 +245,8 @@ impl Statuses {
     }
 
     fn range(text: &str) -> Result<RangeInclusive<u16>, String> {
-        let status = |text: &str| text.trim().parse::<u16>().ok().filter(|status| (100..=599).contains(status));
+        let status =
+            |text: &str| text.trim().parse::<u16>().ok().filter(|status| (100..=599).contains(status));
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match status(first).zip(status(last)) {
             Some((first, last)) if first <= last => Ok(first..=last),
@@ -253,7 +269,16 @@ mod tests {
         assert_eq!(read(json!(204)), Ok(Statuses(vec![204..=204])));
         assert_eq!(read(json!("200-299, 404")), Ok(Statuses(vec![200..=299, 404..=404])));
         assert_eq!(read(json!([200, "300-308"])), Ok(Statuses(vec![200..=200, 300..=308])));
-        for bad in [json!(99), json!(600), json!("299-200"), json!("ok"), json!([]), json!(true), json!(-200), json!("")] {
+        for bad in [
+            json!(99),
+            json!(600),
+            json!("299-200"),
+            json!("ok"),
+            json!([]),
+            json!(true),
+            json!(-200),
+            json!(""),
+        ] {
             assert!(read(bad.clone()).unwrap_err().contains("is not a status"), "{bad}");
         }
     }
@@ -262,17 +287,41 @@ mod tests {
     fn urls_that_cannot_work_are_refused_in_words() {
         let problem = |value: Value| HttpCheck::parse("liveness.http", &value).unwrap_err().to_string();
         let https = problem(json!("https://example.org/"));
-        assert!(https.contains("`liveness.http`: `https://example.org/` needs TLS") && https.contains("curl"), "{https}");
-        for bad in ["", "localhost:80", "/health", "ftp://x/", "http://", "http://x:0/", "http://x:99999/", "http://a b/"] {
+        assert!(
+            https.contains("`liveness.http`: `https://example.org/` needs TLS") && https.contains("curl"),
+            "{https}"
+        );
+        for bad in [
+            "",
+            "localhost:80",
+            "/health",
+            "ftp://x/",
+            "http://",
+            "http://x:0/",
+            "http://x:99999/",
+            "http://a b/",
+        ] {
             let text = problem(json!(bad));
-            assert!(text.starts_with("`liveness.http`: ") && text.contains("http://host:port/path"), "{bad}: {text}");
+            assert!(
+                text.starts_with("`liveness.http`: ") && text.contains("http://host:port/path"),
+                "{bad}: {text}"
+            );
         }
         let secret = problem(json!("http://user:hunter2@x/"));
         assert!(secret.contains("authorization") && !secret.contains("hunter2"), "{secret}");
         assert!(problem(json!({"expect": 200})).starts_with("`liveness.http.url`: is missing"));
-        assert!(problem(json!({"url": "http://x/", "port": 1})).starts_with("`liveness.http.port`: is not known"));
-        assert!(problem(json!({"url": "http://x/", "headers": {"a b": "c"}})).starts_with("`liveness.http.headers`"));
-        let check = HttpCheck::parse("http", &json!({"url": "http://[::1]/", "headers": {"authorization": "s3cret"}})).unwrap();
+        assert!(
+            problem(json!({"url": "http://x/", "port": 1})).starts_with("`liveness.http.port`: is not known")
+        );
+        assert!(
+            problem(json!({"url": "http://x/", "headers": {"a b": "c"}}))
+                .starts_with("`liveness.http.headers`")
+        );
+        let check = HttpCheck::parse(
+            "http",
+            &json!({"url": "http://[::1]/", "headers": {"authorization": "s3cret"}}),
+        )
+        .unwrap();
         assert_eq!((check.host.as_str(), check.port), ("::1", 80));
         assert!(!format!("{check:?}").contains("s3cret"));
     }

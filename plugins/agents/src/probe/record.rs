@@ -58,7 +58,10 @@ impl Record {
         match (inner.took, self.slow) {
             (Some(took), Some(slow)) if took > slow => {
                 let (took, slow) = (duration::format(took), duration::format(slow));
-                Health::of(vec![Issue::degraded("slow", format!("{what}: answered after {took}, slow from {slow} on"))])
+                Health::of(vec![Issue::degraded(
+                    "slow",
+                    format!("{what}: answered after {took}, slow from {slow} on"),
+                )])
             }
             _ => Health::healthy(),
         }
@@ -126,7 +129,11 @@ impl Attempt<'_> {
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.record.finish(self.began, self.clock, Err("the check was given up before it answered".into()));
+            self.record.finish(
+                self.began,
+                self.clock,
+                Err("the check was given up before it answered".into()),
+            );
         }
     }
 }

@@ -21,7 +21,8 @@ impl TcpCheck {
         let text = value.as_str().unwrap_or_default();
         let wrong = || {
             let message = format!("`{at}`: `{text}` is not an address");
-            Error::new(ErrorKind::InvalidConfig, message).hint("write it as host:port, 127.0.0.1:80 or [::1]:80")
+            Error::new(ErrorKind::InvalidConfig, message)
+                .hint("write it as host:port, 127.0.0.1:80 or [::1]:80")
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(wrong)?;
         let port: u16 = port.parse().ok().filter(|port| *port > 0).ok_or_else(wrong)?;

@@ -63,15 +63,21 @@ async fn listener() -> (TcpListener, String) {
 
 #[test]
 fn probes_are_read_with_their_rhythm() {
-    let value = json!({"exec": ["true"], "interval": "250ms", "timeout": "2s", "failures": 3, "successes": 2});
+    let value =
+        json!({"exec": ["true"], "interval": "250ms", "timeout": "2s", "failures": 3, "successes": 2});
     let probe = Probe::parse("liveness", &value, &KINDS).unwrap();
     assert_eq!((probe.interval, probe.timeout), (Duration::from_millis(250), Duration::from_secs(2)));
     assert_eq!((probe.failures, probe.successes), (3, 2));
     let plain = Probe::parse("liveness", &json!({"tcp": "[::1]:80"}), &KINDS).unwrap();
-    assert_eq!((plain.interval, plain.timeout, plain.failures, plain.successes), (LONG / 30, LONG / 30, 2, 1));
+    assert_eq!(
+        (plain.interval, plain.timeout, plain.failures, plain.successes),
+        (LONG / 30, LONG / 30, 2, 1)
+    );
     let ProbeKind::Check(address) = plain.kind else { panic!("no check") };
     assert_eq!(address.to_string(), "[::1]:80");
-    let ProbeKind::Log(pattern) = Probe::parse("readiness", &json!({"log": r"port \d+$"}), &KINDS).unwrap().kind else {
+    let ProbeKind::Log(pattern) =
+        Probe::parse("readiness", &json!({"log": r"port \d+$"}), &KINDS).unwrap().kind
+    else {
         panic!("no pattern")
     };
     assert!(pattern.is_match("listening on port 80") && !pattern.is_match("port x"));
@@ -91,7 +97,10 @@ fn wrong_probes_name_the_key() {
         (json!({"log": "("}), "`liveness.log`: is not a regular expression: unclosed group"),
         (json!({"notify": false}), "`liveness.notify`: is not true"),
         (json!({"exec": ["true"], "intervall": "1s"}), "`liveness.intervall`: is not known here"),
-        (json!({"exec": ["true"], "interval": "1"}), "`liveness.interval`: `1` is not a duration (write it as"),
+        (
+            json!({"exec": ["true"], "interval": "1"}),
+            "`liveness.interval`: `1` is not a duration (write it as",
+        ),
         (json!({"exec": ["true"], "interval": "9ms"}), "`liveness.interval`: is shorter than 10ms"),
         (json!({"exec": ["true"], "timeout": "0"}), "`liveness.timeout`: is zero"),
         (json!({"exec": ["true"], "failures": 0}), "`liveness.failures`: is not a whole number from 1 on"),
@@ -100,8 +109,12 @@ fn wrong_probes_name_the_key() {
         let error = Probe::parse("liveness", &value, &KINDS).unwrap_err().to_string();
         assert!(error.starts_with(problem), "{value}: {error}");
     }
-    let misplaced = Probe::parse("liveness", &json!({"log": "x"}), &["exec", "http", "tcp"]).unwrap_err().to_string();
-    assert!(misplaced.starts_with("`liveness.log`: is not known here (known: exec, http, tcp,"), "{misplaced}");
+    let misplaced =
+        Probe::parse("liveness", &json!({"log": "x"}), &["exec", "http", "tcp"]).unwrap_err().to_string();
+    assert!(
+        misplaced.starts_with("`liveness.log`: is not known here (known: exec, http, tcp,"),
+        "{misplaced}"
+    );
 }
 
 #[test]
@@ -118,7 +131,9 @@ fn the_schema_takes_what_the_parser_takes() {
         assert_eq!(schema.problems(&good), [], "{good}");
         Probe::parse("x", &good, &KINDS).unwrap();
     }
-    for bad in [json!({"exec": []}), json!({"http": {"expect": 200}}), json!({"what": 1}), json!({"notify": false})] {
+    for bad in
+        [json!({"exec": []}), json!({"http": {"expect": 200}}), json!({"what": 1}), json!({"notify": false})]
+    {
         assert!(!schema.problems(&bad).is_empty(), "{bad}");
     }
 }
@@ -149,7 +164,9 @@ async fn http_checks_ask_properly_and_judge_the_status() {
     assert_eq!(answer, Ok(()));
     assert!(asked.starts_with("GET /health?deep=1 HTTP/1.1\r\n"), "{asked}");
     let lower = asked.to_lowercase();
-    for header in [format!("host: {address}\r\n"), "authorization: bearer x\r\n".into(), "user-agent: hms/".into()] {
+    for header in
+        [format!("host: {address}\r\n"), "authorization: bearer x\r\n".into(), "user-agent: hms/".into()]
+    {
         assert!(lower.contains(&header), "{header} is not in {asked}");
     }
 
@@ -226,12 +243,16 @@ async fn exec_checks_run_where_and_as_they_are_told() {
     let folder = tempfile::tempdir().unwrap();
     let mut cx = context(SystemClock::shared());
     let token = Token::new("/nowhere/home", "abcd", 1);
-    let env = [("PATH".into(), std::env::var_os("PATH").unwrap()), ("WHO".into(), "me".into()), token.to_env()];
+    let env =
+        [("PATH".into(), std::env::var_os("PATH").unwrap()), ("WHO".into(), "me".into()), token.to_env()];
     cx.env = Arc::new(env.to_vec());
     cx.cwd = Some(folder.path().to_owned());
     let script = "echo \"$PWD $WHO $HMS_AGENT ${HOME-unset}\" >&2; exit 1";
     let said = check(sh(script)).run(&cx, LONG).await.unwrap_err();
-    let start = format!("exit code 1: {} me /nowhere/home/abcd.probe/", folder.path().canonicalize().unwrap().display());
+    let start = format!(
+        "exit code 1: {} me /nowhere/home/abcd.probe/",
+        folder.path().canonicalize().unwrap().display()
+    );
     assert!(said.starts_with(&start) && said.ends_with(" unset"), "{said}");
 }
 
@@ -245,7 +266,8 @@ async fn a_flood_of_output_neither_blocks_nor_grows() {
 async fn pids(path: &Path, count: usize) -> Vec<ProcessId> {
     await_some(|| {
         let text = std::fs::read_to_string(path).ok()?;
-        let pids: Vec<i32> = text.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n')?.parse().ok()).collect();
+        let pids: Vec<i32> =
+            text.split_inclusive('\n').filter_map(|l| l.strip_suffix('\n')?.parse().ok()).collect();
         (pids.len() == count).then(|| pids.into_iter().filter_map(ProcessId::of).collect())
     })
     .await
@@ -264,7 +286,8 @@ async fn await_some<T>(mut ask: impl FnMut() -> Option<T>) -> T {
 }
 
 /// Leaves a child in its group and one in a session of its own, then hangs.
-const HANGS: &str = "echo $$ > pids; sleep 1000 & echo $! >> pids; setsid sh -c 'echo $$ >> pids; exec sleep 1000' & wait";
+const HANGS: &str =
+    "echo $$ > pids; sleep 1000 & echo $! >> pids; setsid sh -c 'echo $$ >> pids; exec sleep 1000' & wait";
 
 fn hanging(folder: &Path, clock: SharedClock) -> impl Future<Output = Result<(), String>> + Send + 'static {
     let mut cx = context(clock);

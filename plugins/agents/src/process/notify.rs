@@ -68,8 +68,12 @@ impl Notification {
                 ("STOPPING", "1") => heard.stopping = true,
                 ("WATCHDOG", "1") => heard.watchdog = true,
                 ("WATCHDOG", "trigger") => heard.watchdog_trigger = true,
-                ("WATCHDOG_USEC", usec) => heard.watchdog_interval = usec.parse().ok().filter(|n| *n > 0).map(Duration::from_micros),
-                ("STATUS", status) => heard.status = Some(status.chars().filter(|c| !c.is_control()).take(STATUS).collect()),
+                ("WATCHDOG_USEC", usec) => {
+                    heard.watchdog_interval = usec.parse().ok().filter(|n| *n > 0).map(Duration::from_micros)
+                }
+                ("STATUS", status) => {
+                    heard.status = Some(status.chars().filter(|c| !c.is_control()).take(STATUS).collect())
+                }
                 ("ERRNO", errno) => heard.errno = errno.parse().ok(),
                 _ => {}
             }
@@ -105,7 +109,9 @@ impl NotifySocket {
             return Err(Error::new(ErrorKind::InvalidConfig, message).hint("choose a shorter runtime folder"));
         }
         match std::fs::symlink_metadata(path) {
-            Ok(there) if there.file_type().is_socket() => std::fs::remove_file(path).map_err(|e| context(&e))?,
+            Ok(there) if there.file_type().is_socket() => {
+                std::fs::remove_file(path).map_err(|e| context(&e))?
+            }
             Ok(_) => {
                 let message = format!("notify socket {shown}: something that is no socket has this name");
                 return Err(Error::new(ErrorKind::AlreadyExists, message).hint("remove it"));
@@ -187,12 +193,19 @@ mod tests {
         say(&path, b"WATCHDOG=trigger\nERRNO=5");
         say(&path, b"WATCHDOG_USEC=2500000\nSTOPPING=1");
         say(&path, b"READY=0\nWATCHDOG_USEC=0\nERRNO=x");
-        let ready = Notification { ready: true, status: Some("Serving [31mall".into()), ..Notification::default() };
+        let ready =
+            Notification { ready: true, status: Some("Serving [31mall".into()), ..Notification::default() };
         assert_eq!(hear(&socket).await, ready);
         assert_eq!(hear(&socket).await, Notification { watchdog: true, ..Notification::default() });
-        assert_eq!(hear(&socket).await, Notification { watchdog_trigger: true, errno: Some(5), ..Notification::default() });
-        let stopping =
-            Notification { stopping: true, watchdog_interval: Some(Duration::from_millis(2500)), ..Notification::default() };
+        assert_eq!(
+            hear(&socket).await,
+            Notification { watchdog_trigger: true, errno: Some(5), ..Notification::default() }
+        );
+        let stopping = Notification {
+            stopping: true,
+            watchdog_interval: Some(Duration::from_millis(2500)),
+            ..Notification::default()
+        };
         assert_eq!(hear(&socket).await, stopping);
         assert_eq!(hear(&socket).await, Notification::default());
         assert_eq!(socket.ignored(), 0);

@@ -29,25 +29,25 @@ use hms_healing::{HealingPlugin, Incident, Outcome, PREFIX};
 use serde_json::{Value, json};
 
 /// How long a test waits, in real time, before it fails.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a test decides about an agent, and what it saw of it.
 #[derive(Default)]
-pub struct Patient {
+pub(crate) struct Patient {
     /// Lives up to this number are ill as soon as they start.
-    pub ill_until: AtomicU64,
+    pub(crate) ill_until: AtomicU64,
     /// Lives up to this number never become ready.
-    pub stuck_until: AtomicU64,
+    pub(crate) stuck_until: AtomicU64,
     /// Whether it has an active check.
-    pub checkable: std::sync::atomic::AtomicBool,
+    pub(crate) checkable: std::sync::atomic::AtomicBool,
     /// Health checks so far.
-    pub checks: AtomicU64,
+    pub(crate) checks: AtomicU64,
     /// Lives so far.
-    pub lives: AtomicU64,
+    pub(crate) lives: AtomicU64,
     /// Stops without asking first.
-    pub kills: AtomicU64,
+    pub(crate) kills: AtomicU64,
     /// Times its state was forgotten.
-    pub resets: AtomicU64,
+    pub(crate) resets: AtomicU64,
     health: Mutex<Health>,
     cx: Mutex<Option<AgentContext>>,
 }
@@ -58,24 +58,24 @@ impl Patient {
     }
 
     /// Its present life ends.
-    pub fn crash(&self, reason: &str) {
+    pub(crate) fn crash(&self, reason: &str) {
         self.cx().exited(ExitReport::failure(reason));
     }
 
     /// Its present life ends as it should.
-    pub fn finish(&self) {
+    pub(crate) fn finish(&self) {
         self.cx().exited(ExitReport { clean: true, ..ExitReport::failure("exit code 0") });
     }
 
     /// It feels like this from now on, and says so.
-    pub fn feels(&self, health: Health) {
+    pub(crate) fn feels(&self, health: Health) {
         *self.health.lock().unwrap_or_else(PoisonError::into_inner) = health.clone();
         self.cx().health(health);
     }
 }
 
 /// A critical health.
-pub fn ill(code: &str) -> Health {
+pub(crate) fn ill(code: &str) -> Health {
     Health::of(vec![Issue::critical(code, format!("{code} is wrong"))])
 }
 
@@ -119,7 +119,7 @@ impl Behaviour for Body {
 }
 
 /// The agents of a laboratory, by name. They outlive a kernel, so that another one may find them.
-pub type Ward = Arc<Mutex<BTreeMap<String, Arc<Patient>>>>;
+pub(crate) type Ward = Arc<Mutex<BTreeMap<String, Arc<Patient>>>>;
 
 struct LabPlugin(Ward);
 
@@ -149,21 +149,21 @@ impl Plugin for LabPlugin {
 }
 
 /// A system under test.
-pub struct Lab {
-    pub kernel: Kernel,
-    pub clock: Arc<ManualClock>,
-    pub ward: Ward,
-    pub events: Subscription,
+pub(crate) struct Lab {
+    pub(crate) kernel: Kernel,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) ward: Ward,
+    pub(crate) events: Subscription,
 }
 
 impl Lab {
     /// A system on `home`, with `config.toml` as given.
-    pub async fn open(home: &Path, ward: &Ward, config: &str) -> Self {
+    pub(crate) async fn open(home: &Path, ward: &Ward, config: &str) -> Self {
         Self::open_at(home, ward, config, Duration::ZERO).await
     }
 
     /// The same, on a clock that stands at `now`.
-    pub async fn open_at(home: &Path, ward: &Ward, config: &str, now: Duration) -> Self {
+    pub(crate) async fn open_at(home: &Path, ward: &Ward, config: &str, now: Duration) -> Self {
         if !config.is_empty() {
             std::fs::write(home.join("config.toml"), config).expect("the configuration is written");
         }
@@ -178,7 +178,7 @@ impl Lab {
     }
 
     /// Creates an agent; what of its specification differs from the default is in `more`.
-    pub async fn admit(&self, name: &str, more: Value) -> Arc<Patient> {
+    pub(crate) async fn admit(&self, name: &str, more: Value) -> Arc<Patient> {
         let mut spec = json!({"name": name, "type": "patient", "config": {"who": name}});
         spec.as_object_mut().expect("it is one").extend(more.as_object().cloned().unwrap_or_default());
         let spec = AgentSpec::from_json(spec).expect("the specification is sound");
@@ -186,35 +186,35 @@ impl Lab {
         self.patient(name)
     }
 
-    pub fn patient(&self, name: &str) -> Arc<Patient> {
+    pub(crate) fn patient(&self, name: &str) -> Arc<Patient> {
         self.ward.lock().unwrap_or_else(PoisonError::into_inner).entry(name.into()).or_default().clone()
     }
 
-    pub fn state(&self, name: &str) -> AgentState {
+    pub(crate) fn state(&self, name: &str) -> AgentState {
         self.kernel.agents().state(name).expect("the agent exists")
     }
 
-    pub async fn history(&self) -> Vec<Incident> {
+    pub(crate) async fn history(&self) -> Vec<Incident> {
         let history = self.command("heal history", json!({})).await.expect("there is a history");
         serde_json::from_value(history).expect("they are incidents")
     }
 
-    pub async fn command(&self, path: &str, args: Value) -> Result<Value> {
+    pub(crate) async fn command(&self, path: &str, args: Value) -> Result<Value> {
         let (cx, _alive) = CommandContext::new(Caller::default(), None);
         self.kernel.commands().get(path)?.run(cx, args).await
     }
 
-    pub async fn call(&self, method: &str, args: Value) -> Result<Value> {
+    pub(crate) async fn call(&self, method: &str, args: Value) -> Result<Value> {
         self.kernel.services().find("hms.healing")?.call(method, args, PATIENCE).await
     }
 
     /// Lets time pass in small steps until `done`; what the steps wake has room to run in between.
-    pub async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub(crate) async fn until(&self, what: &str, mut done: impl FnMut() -> bool) {
         self.pass(Duration::from_millis(50), what, &mut done).await;
     }
 
     /// The same in steps of a millisecond, where real processes take part.
-    pub async fn slowly_until(&self, what: &str, mut done: impl FnMut() -> bool) {
+    pub(crate) async fn slowly_until(&self, what: &str, mut done: impl FnMut() -> bool) {
         self.pass(Duration::from_millis(1), what, &mut done).await;
     }
 
@@ -235,7 +235,7 @@ impl Lab {
     }
 
     /// Drives a future while time passes.
-    pub async fn drive<T>(&self, future: impl Future<Output = T>) -> T {
+    pub(crate) async fn drive<T>(&self, future: impl Future<Output = T>) -> T {
         let time = async {
             loop {
                 self.clock.advance(Duration::from_millis(50));
@@ -250,18 +250,18 @@ impl Lab {
     }
 
     /// Incidents that are open now.
-    pub async fn active(&self) -> Vec<Incident> {
+    pub(crate) async fn active(&self) -> Vec<Incident> {
         serde_json::from_value(self.call("active", json!({})).await.expect("it answers"))
             .expect("they are incidents")
     }
 
     /// Lets time pass until the next incident is closed.
-    pub async fn closed(&self) -> Incident {
+    pub(crate) async fn closed(&self) -> Incident {
         self.closed_by(Duration::from_millis(50)).await
     }
 
     /// The same in steps of `step`.
-    pub async fn closed_by(&self, step: Duration) -> Incident {
+    pub(crate) async fn closed_by(&self, step: Duration) -> Incident {
         let mut found = None;
         self.pass(step, "an incident is closed", &mut || {
             while found.is_none()
@@ -279,7 +279,7 @@ impl Lab {
     }
 
     /// The kinds of the events of healing so far.
-    pub fn told(&self) -> Vec<String> {
+    pub(crate) fn told(&self) -> Vec<String> {
         let mut kinds = Vec::new();
         while let Some(batch) = self.events.try_next_batch(256) {
             kinds.extend(batch.events.iter().map(|e| e.kind.to_string()));
@@ -288,13 +288,13 @@ impl Lab {
     }
 
     /// Lets this much time pass.
-    pub async fn pass_time(&self, time: Duration) {
+    pub(crate) async fn pass_time(&self, time: Duration) {
         let end = self.clock.now() + time;
         self.until("time passes", || self.clock.now() >= end).await;
     }
 
     /// Registers a strategy that answers with `f`.
-    pub fn strategy(&self, name: &str, f: impl Fn(Value) -> Result<Value> + Send + Sync + 'static) {
+    pub(crate) fn strategy(&self, name: &str, f: impl Fn(Value) -> Result<Value> + Send + Sync + 'static) {
         struct Custom<F>(F);
         #[async_trait]
         impl<F: Fn(Value) -> Result<Value> + Send + Sync> Service for Custom<F> {
@@ -308,18 +308,18 @@ impl Lab {
         self.kernel.services().register(owner, spec, Arc::new(Custom(f))).expect("the name is free");
     }
 
-    pub async fn close(self, how: Stop) {
+    pub(crate) async fn close(self, how: Stop) {
         self.kernel.close(how).await.expect("the kernel closes");
     }
 }
 
 /// What was done in an incident: `rung action`.
-pub fn actions(incident: &Incident) -> Vec<String> {
+pub(crate) fn actions(incident: &Incident) -> Vec<String> {
     incident.steps.iter().map(|s| format!("{} {}", s.rung, s.action)).collect()
 }
 
 /// Whether it ended as it should, with the last step the only one that helped.
-pub fn assert_verified(incident: &Incident) {
+pub(crate) fn assert_verified(incident: &Incident) {
     assert_eq!(incident.outcome, Some(Outcome::Verified), "{incident:#?}");
     let verified: Vec<bool> = incident.steps.iter().map(|s| s.verified).collect();
     let (last, rest) = verified.split_last().expect("there is a step");

@@ -101,23 +101,23 @@ impl Alerts {
         kernel.store().read(move |c| history::resolved(c, agent.as_deref(), limit)).await
     }
 
-    /// Publishes what changed, and keeps what fires or has fired.
+    /// Keeps what fires or has fired, and publishes what changed: in this order, so that who hears of it
+    /// and asks finds it.
     fn tell(&self, kernel: &Kernel, changed: impl IntoIterator<Item = Alert>) {
         for alert in changed {
+            if alert.fired_ms.is_some() {
+                let record = alert.clone();
+                if let Err(e) = kernel.store().post_kept(move |c| history::save(c, &record)) {
+                    tracing::warn!(alert = alert.alert, error = %e, "an alert could not be kept");
+                }
+            }
             let kind = match alert.state {
                 AlertState::Pending => "alert.pending",
                 AlertState::Firing => "alert.firing",
                 AlertState::Resolved => "alert.resolved",
             };
             let draft = EventDraft::json(kind, json!(alert)).subject(&alert.id).source("/monitoring/alerts");
-            let _ = kernel.publish(draft);
-            if alert.fired_ms.is_none() {
-                continue;
-            }
-            let (number, record) = (alert.alert, alert);
-            if let Err(e) = kernel.store().post_kept(move |c| history::save(c, &record)) {
-                tracing::warn!(alert = number, error = %e, "an alert could not be kept");
-            }
+            kernel.publish(draft);
         }
     }
 

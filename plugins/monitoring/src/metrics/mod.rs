@@ -192,9 +192,9 @@ impl Metrics {
             Some(agent) => Some(kernel.agents().id(agent)?),
         };
         let span = Span { name: query.name, agent, since_ms, until_ms, step: query.step };
-        let (found, step) = match self.from_memory(&span) {
+        let (found, step) = match self.in_memory(&span) {
             Some(found) => (found, span.step),
-            None => self.from_store(kernel, span.clone()).await?,
+            None => self.in_store(kernel, span.clone()).await?,
         };
         if found.is_empty()
             && let Some(name) = &span.name
@@ -216,7 +216,7 @@ impl Metrics {
     }
 
     /// The answer from memory, if all of it is there: of one agent, for a short while.
-    fn from_memory(&self, span: &Span) -> Option<Vec<(String, String, Points)>> {
+    fn in_memory(&self, span: &Span) -> Option<Vec<(String, String, Points)>> {
         let agent = span.agent.as_deref()?;
         let agents = self.agents();
         let wanted = |s: &&Named| span.name.as_ref().is_none_or(|name| **name == *s.name);
@@ -233,7 +233,7 @@ impl Metrics {
         Some(series.iter().map(|s| (agent.to_owned(), s.name.to_string(), points(s))).collect())
     }
 
-    async fn from_store(&self, kernel: &Kernel, span: Span) -> Result<history::Found> {
+    async fn in_store(&self, kernel: &Kernel, span: Span) -> Result<history::Found> {
         // Samples are posted: those of a moment ago belong to the answer. A disk that fails does not take
         // the older ones away.
         let _ = kernel.store().flush().await;

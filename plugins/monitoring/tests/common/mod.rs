@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use hms_core::{
     Kernel, Result,
     agent::{AgentContext, AgentSpec, AgentTypeSpec, Behaviour, Create, Health, Issue, Started, Stop},
-    clock::{Clock, ManualClock, Mono, Rng},
+    clock::{ManualClock, Mono, Rng, SharedClock},
     command::{Caller, CommandContext},
     event::{Subscribe, Subscription},
     plugin::{Manifest, Plugin, Registrar},
@@ -25,24 +25,24 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 /// No test waits longer for what must happen.
-pub const SOON: Duration = Duration::from_secs(30);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
-pub const fn ms(n: u64) -> Duration {
+pub(crate) const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-pub const fn s(n: u64) -> Duration {
+pub(crate) const fn s(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
 /// What a test decides about one agent, and sees of it.
-pub struct Probe {
-    pub health: Mutex<Health>,
-    pub measures: Mutex<Vec<(&'static str, f64)>>,
+pub(crate) struct Probe {
+    pub(crate) health: Mutex<Health>,
+    pub(crate) measures: Mutex<Vec<(&'static str, f64)>>,
     /// When each check began.
-    pub checks: watch::Sender<Vec<Mono>>,
+    pub(crate) checks: watch::Sender<Vec<Mono>>,
     /// While false, checks wait.
-    pub gate: watch::Sender<bool>,
+    pub(crate) gate: watch::Sender<bool>,
     running: AtomicUsize,
     most: AtomicUsize,
     cx: Mutex<Option<AgentContext>>,
@@ -64,47 +64,45 @@ impl Default for Probe {
 
 impl Probe {
     /// Waits until there were `n` checks; when they began.
-    pub async fn checked(&self, n: usize) -> Vec<Mono> {
+    pub(crate) async fn checked(&self, n: usize) -> Vec<Mono> {
         let mut checks = self.checks.subscribe();
         let seen = tokio::time::timeout(SOON, checks.wait_for(|c| c.len() >= n)).await;
         seen.unwrap_or_else(|_| panic!("no {n} checks: {:?}", self.checks.borrow())).unwrap().clone()
     }
 
     /// How many checks of this agent ran at once, at most.
-    pub fn most_at_once(&self) -> usize {
+    pub(crate) fn most_at_once(&self) -> usize {
         self.most.load(Ordering::SeqCst)
     }
 
     /// The agent says how it is, without being asked.
-    pub fn says(&self, health: Health) {
+    pub(crate) fn says(&self, health: Health) {
         self.cx.lock().unwrap().as_ref().expect("it runs").health(health);
     }
 
-    pub fn cx(&self) -> AgentContext {
+    pub(crate) fn cx(&self) -> AgentContext {
         self.cx.lock().unwrap().clone().expect("it runs")
     }
 }
 
-pub fn critical() -> Health {
+pub(crate) fn critical() -> Health {
     Health::of(vec![Issue::critical("test", "it is ill")])
 }
 
-pub fn degraded() -> Health {
+pub(crate) fn degraded() -> Health {
     Health::of(vec![Issue::degraded("test", "it is not quite well")])
 }
 
 /// A plugin like any user's: it offers the agent type `lab`.
 #[derive(Clone, Default)]
-pub struct Lab {
+pub(crate) struct Lab {
     probes: Arc<Mutex<HashMap<String, Arc<Probe>>>>,
-    pub running: Arc<AtomicUsize>,
-    pub most: Arc<AtomicUsize>,
-    /// How many checks have begun, of all agents.
-    pub begun: watch::Sender<usize>,
+    pub(crate) running: Arc<AtomicUsize>,
+    pub(crate) most: Arc<AtomicUsize>,
 }
 
 impl Lab {
-    pub fn probe(&self, key: &str) -> Arc<Probe> {
+    pub(crate) fn probe(&self, key: &str) -> Arc<Probe> {
         self.probes.lock().unwrap().entry(key.into()).or_default().clone()
     }
 }
@@ -148,7 +146,6 @@ impl Behaviour for Agent {
         let _count = Count::new(self);
         let now = self.clock.lock().unwrap().as_ref().map(|k| k.clock().now()).unwrap_or_default();
         self.probe.checks.send_modify(|c| c.push(now));
-        self.lab.begun.send_modify(|n| *n += 1);
         let mut gate = self.probe.gate.subscribe();
         gate.wait_for(|open| *open).await.unwrap();
         self.probe.health.lock().unwrap().clone()
@@ -197,89 +194,121 @@ impl Plugin for Lab {
     }
 }
 
+/// A kernel with this organ and `plugins`, on `home`.
+pub(crate) async fn open_kernel(
+    home: &Path,
+    config: &str,
+    clock: SharedClock,
+    plugins: Vec<Arc<dyn Plugin>>,
+) -> Result<Kernel> {
+    std::fs::write(home.join("config.toml"), config).unwrap();
+    let monitoring: Arc<dyn Plugin> = Arc::new(Monitoring::new());
+    let plugins = std::iter::once(monitoring).chain(plugins).collect();
+    let kernel = Kernel::describe_with(plugins, clock, Rng::seeded(7))?;
+    kernel.open(home, home).await?;
+    Ok(kernel)
+}
+
 /// A running system.
-pub struct System {
-    pub kernel: Kernel,
-    pub clock: Arc<ManualClock>,
-    pub lab: Lab,
+pub(crate) struct System {
+    pub(crate) kernel: Kernel,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) lab: Lab,
 }
 
 impl System {
     /// A system on `home` whose configuration is `config`.
-    pub async fn open(home: &Path, config: &str) -> Result<Self> {
+    pub(crate) async fn open(home: &Path, config: &str) -> Result<Self> {
         Self::open_with(home, config, ManualClock::shared(), Vec::new()).await
     }
 
-    pub async fn open_with(
+    pub(crate) async fn open_with(
         home: &Path,
         config: &str,
         clock: Arc<ManualClock>,
         more: Vec<Arc<dyn Plugin>>,
     ) -> Result<Self> {
-        std::fs::write(home.join("config.toml"), config).unwrap();
         let lab = Lab::default();
-        let mut plugins: Vec<Arc<dyn Plugin>> = vec![Arc::new(Monitoring::new()), Arc::new(lab.clone())];
+        let mut plugins: Vec<Arc<dyn Plugin>> = vec![Arc::new(lab.clone())];
         plugins.extend(more);
-        let kernel = Kernel::describe_with(plugins, clock.clone(), Rng::seeded(7))?;
-        kernel.open(home, home).await?;
+        let kernel = open_kernel(home, config, clock.clone(), plugins).await?;
         Ok(Self { kernel, clock, lab })
     }
 
+    /// A system in which nobody offers the type of its agents yet: they wait, and their health is unknown.
+    pub(crate) async fn open_without_lab(home: &Path, config: &str, clock: Arc<ManualClock>) -> Result<Self> {
+        let kernel = open_kernel(home, config, clock.clone(), Vec::new()).await?;
+        Ok(Self { kernel, clock, lab: Lab::default() })
+    }
+
     /// Ends as a host does that is upgraded: its agents are let go of.
-    pub async fn detach(self) -> Arc<ManualClock> {
+    pub(crate) async fn detach(self) -> Arc<ManualClock> {
         self.kernel.close(Stop::Detach).await.unwrap();
         self.clock
     }
 
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         self.kernel.close(Stop::Kill).await.unwrap();
     }
 
     /// An agent that tells its health by itself.
-    pub async fn quiet(&self, name: &str) -> Arc<Probe> {
+    pub(crate) async fn quiet(&self, name: &str) -> Arc<Probe> {
         self.create(AgentSpec::new(name, "lab", json!({"key": name}))).await
     }
 
     /// An agent that has to be asked, this often.
-    pub async fn checked(&self, name: &str, interval: Option<Duration>) -> Arc<Probe> {
+    pub(crate) async fn checked(&self, name: &str, interval: Option<Duration>) -> Arc<Probe> {
         let mut spec = AgentSpec::new(name, "lab", json!({"key": name, "checks": true}));
         spec.health.interval = interval;
         self.create(spec).await
     }
 
-    pub async fn create(&self, spec: AgentSpec) -> Arc<Probe> {
+    pub(crate) async fn create(&self, spec: AgentSpec) -> Arc<Probe> {
         let probe = self.lab.probe(&spec.name);
         self.kernel.agents().create(spec, Create { must_start: true, ..Create::default() }).await.unwrap();
         probe
     }
 
-    pub fn id(&self, name: &str) -> String {
+    pub(crate) fn id(&self, name: &str) -> String {
         self.kernel.agents().id(name).unwrap()
     }
 
+    /// Lets time go on until the agent is checked for the first time: the scheduler hears of it whenever it
+    /// does, and leaves the moment to chance. When that check began.
+    pub(crate) async fn first_check(&self, probe: &Probe) -> Mono {
+        let time_goes_on = async {
+            while probe.checks.borrow().is_empty() {
+                self.clock.advance(ms(10));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(SOON, time_goes_on).await.expect("a first check");
+        probe.checks.borrow()[0]
+    }
+
     /// Runs a command as any front end does.
-    pub async fn run(&self, path: &str, args: Value) -> Result<Value> {
+    pub(crate) async fn run(&self, path: &str, args: Value) -> Result<Value> {
         let (cx, _canceller) = CommandContext::new(Caller::default(), None);
         self.kernel.commands().get(path)?.run(cx, args).await
     }
 
-    pub async fn call(&self, method: &str, args: Value) -> Result<Value> {
+    pub(crate) async fn call(&self, method: &str, args: Value) -> Result<Value> {
         self.kernel.services().find("hms.metrics")?.call(method, args, SOON).await
     }
 
     /// Events of these kinds from now on.
-    pub fn listen(&self, patterns: &[&str]) -> Heard {
+    pub(crate) fn listen(&self, patterns: &[&str]) -> Heard {
         let request = Subscribe::to(patterns.iter().map(ToString::to_string));
         Heard(self.kernel.bus().subscribe(request).unwrap())
     }
 }
 
 /// Events, one by one.
-pub struct Heard(Subscription);
+pub(crate) struct Heard(Subscription);
 
 impl Heard {
     /// The kind and the data of the next event.
-    pub async fn next(&self) -> (String, Value) {
+    pub(crate) async fn next(&self) -> (String, Value) {
         let batch = tokio::time::timeout(SOON, self.0.next_batch(1))
             .await
             .expect("an event")
@@ -289,14 +318,14 @@ impl Heard {
     }
 
     /// The data of the next event, which must be of this kind.
-    pub async fn expect(&self, kind: &str) -> Value {
+    pub(crate) async fn expect(&self, kind: &str) -> Value {
         let (found, data) = self.next().await;
         assert_eq!(found, kind, "{data}");
         data
     }
 
     /// The data of the next event for which `wanted` is true; others are passed over.
-    pub async fn until(&self, wanted: impl Fn(&str, &Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, wanted: impl Fn(&str, &Value) -> bool) -> Value {
         loop {
             let (kind, data) = self.next().await;
             if wanted(&kind, &data) {
@@ -306,7 +335,7 @@ impl Heard {
     }
 
     /// Whether nothing happened.
-    pub fn is_silent(&self) -> bool {
+    pub(crate) fn is_silent(&self) -> bool {
         self.0.try_next_batch(1).is_none()
     }
 }
