@@ -82,15 +82,18 @@ impl SystemObject {
     /// Blocks until `call` is done, or the system is being closed by another thread.
     pub(crate) fn wait_for<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let mut phase = self.phase();
-        block_on(&self.runtime, async {
+        let result = block_on(&self.runtime, async {
             tokio::select! {
                 biased;
-                result = call => result,
-                _ = phase.wait_for(|phase| *phase >= Phase::Closing) => {
-                    Err(Error::new(ErrorKind::Cancelled, "the system was closed before the call was done"))
-                }
+                result = call => Some(result),
+                _ = phase.wait_for(|phase| *phase >= Phase::Closing) => None,
             }
-        })?
+        })?;
+        match result {
+            // What a system that closes says of its parts, that they are not there, would mislead.
+            Some(result) if result.is_ok() || *phase.borrow() == Phase::Open => result,
+            _ => Err(Error::new(ErrorKind::Cancelled, "the system was closed before the call was done")),
+        }
     }
 
     /// The phase, for who must know of its changes.

@@ -121,9 +121,9 @@ impl Stage {
                     data["took_ms"].as_f64().unwrap_or(0.0),
                     data["by"].as_str().unwrap_or("?")
                 ),
-                "heal.incident.opened" => format!("{agent}: incident: {}", data["cause"].as_str().unwrap_or("?")),
+                "heal.incident.opened" => format!("{agent}: incident: {}", data["incident"]["cause"].as_str().unwrap_or("?")),
                 "heal.incident.closed" => {
-                    let outcome = data["outcome"].as_str().unwrap_or("?");
+                    let outcome = data["incident"]["outcome"].as_str().unwrap_or("?");
                     if outcome != "verified" {
                         let why = format!("healing of `{agent}` ended as {outcome}");
                         return Err(Error::new(ErrorKind::HandlerFailed, why));
@@ -175,7 +175,7 @@ impl Stage {
             ("AGENT", "/agent", Format::Text),
             ("CAUSE", "/cause", Format::Text),
             ("OUTCOME", "/outcome", Format::State),
-            ("STEPS", "/steps/0/action", Format::Text),
+            ("HEALED BY", "/steps/0/action", Format::Text),
         ]);
         let total: u64 = self.verified.values().sum();
         Ok(format!("\n{}\n{total} faults healed, every one verified.\n", render(&view, &history, &self.style)))

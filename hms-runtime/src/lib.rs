@@ -27,7 +27,7 @@ pub use system::{EventStream, Open, System, attach};
 pub fn organs() -> Vec<Arc<dyn Plugin>> {
     vec![
         Arc::new(hms_agents::AgentsPlugin::default()),
-        //TMP Arc::new(hms_monitoring::MonitoringPlugin::default()),
+        Arc::new(hms_monitoring::Monitoring::default()),
         Arc::new(hms_healing::HealingPlugin::default()),
         Arc::new(system_plugin::SystemPlugin),
     ]

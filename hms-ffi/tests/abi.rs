@@ -1,0 +1,164 @@
+//! The ABI from outside: what the library exports, what the header says, and C programs that were compiled
+//! as C11 and as C++17 against both.
+#![cfg(target_os = "linux")]
+
+use std::{
+    collections::BTreeSet,
+    env,
+    ffi::OsStr,
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const LANGUAGES: [(&str, &str, &str); 2] = [("gcc", "c", "c11"), ("g++", "c++", "c++17")];
+
+/// The folder that cargo put this test and the libraries in.
+fn built() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let deps = test.parent().unwrap().to_owned();
+    assert!(deps.join("libhms.so").exists(), "no libhms.so beside {}", test.display());
+    deps
+}
+
+fn succeed(command: &mut Command) -> Output {
+    let output = command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{command:?}: {e}"));
+    let [out, err] =
+        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
+    output
+}
+
+/// A compiler at its strictest.
+fn compiler((program, language, standard): (&str, &str, &str)) -> Command {
+    let mut command = Command::new(program);
+    command.args(["-x", language, &format!("-std={standard}"), "-D_GNU_SOURCE"]);
+    command.args(["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Wconversion", "-Werror", "-g"]);
+    command.arg("-I").arg(Path::new(ROOT).join("../include"));
+    command
+}
+
+fn compile(language: (&str, &str, &str), source: &str, to: &Path, link: &[&OsStr]) {
+    let source = Path::new(ROOT).join("tests/c").join(source);
+    // After the source, so that the libraries are not taken for sources of the language.
+    succeed(compiler(language).arg(source).args(["-x", "none"]).args(link).args(["-pthread", "-o"]).arg(to));
+}
+
+/// Compiles a program against the shared library, under the name the loader looks for, and runs it.
+fn run_shared(source: &str) {
+    for language in LANGUAGES {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("libhms.so.0");
+        symlink(built().join("libhms.so"), &library).unwrap();
+        let program = folder.path().join("program");
+        let search = format!("-Wl,-rpath,{}", folder.path().display());
+        compile(language, source, &program, &[library.as_os_str(), search.as_ref()]);
+        run(&program, folder.path());
+    }
+}
+
+fn run(program: &Path, folder: &Path) {
+    let mut command = Command::new("timeout");
+    command.args(["--kill-after=5", "120"]).arg(program).arg(folder).env_remove("HMS_HOME");
+    let output = succeed(&mut command);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n");
+}
+
+#[test]
+fn misuse_gives_statuses_and_never_a_crash() {
+    run_shared("misuse.c");
+}
+
+#[test]
+fn a_system_of_ones_own() {
+    run_shared("system.c");
+}
+
+#[test]
+fn the_static_library_serves_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("program");
+    let library = built().join("libhms.a");
+    compile(LANGUAGES[0], "system.c", &program, &[library.as_os_str(), "-lm".as_ref(), "-ldl".as_ref()]);
+    run(&program, folder.path());
+}
+
+#[test]
+fn the_header_stands_alone_and_twice_and_has_the_published_layouts() {
+    let source = Path::new(ROOT).join("tests/c/layout.c");
+    for language in LANGUAGES {
+        succeed(compiler(language).arg("-fsyntax-only").arg(&source));
+    }
+}
+
+fn lines(text: &str) -> BTreeSet<&str> {
+    text.lines().collect()
+}
+
+fn pinned() -> String {
+    fs::read_to_string(Path::new(ROOT).join("abi/symbols.txt")).unwrap()
+}
+
+fn header() -> String {
+    fs::read_to_string(Path::new(ROOT).join("../include/hms.h")).unwrap()
+}
+
+#[test]
+fn the_exports_are_those_that_are_pinned_and_nothing_else() {
+    let output = succeed(
+        Command::new("nm")
+            .args(["-D", "--defined-only", "--format=just-symbols"])
+            .arg(built().join("libhms.so")),
+    );
+    assert_eq!(lines(&String::from_utf8(output.stdout).unwrap()), lines(&pinned()));
+}
+
+#[test]
+fn the_library_is_named_after_its_major_and_stays_loaded() {
+    let output = succeed(Command::new("readelf").arg("-d").arg(built().join("libhms.so")));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains(&format!("[libhms.so.{}]", hms::HMS_ABI_VERSION_MAJOR)), "{text}");
+    assert!(text.contains("NODELETE"), "{text}");
+}
+
+/// The declarations of functions in the header, each with the comment before it.
+fn declarations(header: &str) -> Vec<(String, &str)> {
+    let functions = header.split("\n\n/**\n").filter(|block| block.contains(");"));
+    functions
+        .map(|block| {
+            let declaration = block.split_once("*/\n").unwrap().1;
+            let name = declaration.split('(').next().unwrap().rsplit([' ', '*']).next().unwrap();
+            (name.to_owned(), block)
+        })
+        .collect()
+}
+
+#[test]
+fn the_header_declares_every_export_with_its_four_sections() {
+    let header = header();
+    let declared = declarations(&header);
+    let names: BTreeSet<&str> = declared.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, lines(&pinned()));
+    for (name, comment) in &declared {
+        for section in ["Ownership: ", "Threads: ", "Errors: ", "Since: "] {
+            assert!(comment.contains(section), "{name} does not say its {section}");
+        }
+    }
+}
+
+#[test]
+fn the_header_defines_no_macro_that_is_not_named_hms() {
+    for line in header().lines().filter(|line| line.starts_with("#define ")) {
+        assert!(line.starts_with("#define HMS_"), "{line}");
+    }
+}
+
+#[test]
+fn the_guide_names_every_export() {
+    let guide = fs::read_to_string(Path::new(ROOT).join("../docs/c-abi.md")).unwrap();
+    for name in pinned().lines() {
+        assert!(guide.contains(&format!("`{name}`")), "docs/c-abi.md does not name {name}");
+    }
+}

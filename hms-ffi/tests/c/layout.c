@@ -1,0 +1,30 @@
+/* The layouts that were published. A change here breaks programs that are already built: structures grow at
+ * their end only. */
+#include "hms.h"
+#include "hms.h"
+
+#ifdef __cplusplus
+#define ASSERT(condition) static_assert(condition, #condition)
+#else
+#define ASSERT(condition) _Static_assert(condition, #condition)
+#endif
+
+ASSERT(sizeof(hms_status_t) == 4);
+ASSERT(offsetof(hms_system_options_t, struct_size) == 0);
+ASSERT(offsetof(hms_system_options_t, mode) == 8);
+ASSERT(offsetof(hms_system_options_t, home) == 16);
+ASSERT(offsetof(hms_system_options_t, host_program) == 24);
+ASSERT(sizeof(hms_system_options_t) == 32);
+ASSERT(offsetof(hms_subscription_options_t, struct_size) == 0);
+ASSERT(offsetof(hms_subscription_options_t, patterns) == 8);
+ASSERT(offsetof(hms_subscription_options_t, pattern_count) == 16);
+ASSERT(offsetof(hms_subscription_options_t, filter) == 24);
+ASSERT(offsetof(hms_subscription_options_t, capacity) == 32);
+ASSERT(offsetof(hms_subscription_options_t, after_sequence) == 40);
+ASSERT(sizeof(hms_subscription_options_t) == 48);
+ASSERT(offsetof(hms_cli_options_t, struct_size) == 0);
+ASSERT(offsetof(hms_cli_options_t, program_name) == 8);
+ASSERT(offsetof(hms_cli_options_t, program_version) == 16);
+ASSERT(offsetof(hms_cli_options_t, host_program) == 24);
+ASSERT(offsetof(hms_cli_options_t, stdio) == 32);
+ASSERT(sizeof(hms_cli_options_t) == 48);
