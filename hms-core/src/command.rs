@@ -323,6 +323,11 @@ pub enum Update {
         /// The item.
         value: Value,
     },
+    /// How to go on from here at the next host, should this one go. Clients keep it for themselves.
+    Resume {
+        /// Arguments that replace those the command was run with, key by key.
+        args: Value,
+    },
 }
 
 /// Who asks, and what of its surroundings a command may need.
@@ -404,6 +409,15 @@ impl CommandContext {
         match &self.updates {
             Some(updates) => updates.send(Update::Item { value }).await.map_err(|_| gone()),
             None => Ok(()),
+        }
+    }
+
+    /// Says that everything so far has been emitted, and with which arguments (on top of those it was run
+    /// with) the command goes on from here. A client that loses its host then runs it again at the next one.
+    /// Only for commands that change nothing.
+    pub async fn resume_with(&self, args: Value) {
+        if let Some(updates) = &self.updates {
+            let _ = updates.send(Update::Resume { args }).await; // without a caller there is nothing to resume
         }
     }
 
@@ -503,9 +517,10 @@ impl Commands {
     /// The command at `path`.
     pub fn get(&self, path: &str) -> Result<Command> {
         let by_path = self.by_path.read().unwrap_or_else(PoisonError::into_inner);
-        by_path.get(path).cloned().ok_or_else(|| {
-            Error::not_found("command", path).hint("`--help` lists the commands")
-        })
+        by_path
+            .get(path)
+            .cloned()
+            .ok_or_else(|| Error::not_found("command", path).hint("`--help` lists the commands"))
     }
 
     /// Compiles every argument schema; the error names the command. They are compiled at first use otherwise.

@@ -36,10 +36,12 @@ impl Host {
             Error::io(format!("home {}", home.display()), &e).hint("name another one with HMS_HOME or --home")
         })?;
         let lock_path = home.join("lock");
-        let lock = HomeLock::try_acquire(&lock_path).map_err(|e| Error::io(lock_path.display(), &e))?.ok_or_else(|| {
-            Error::new(ErrorKind::HomeBusy, format!("another process owns {}", home.display()))
-                .hint("attach to it instead: every command does so by itself")
-        })?;
+        let lock = HomeLock::try_acquire(&lock_path)
+            .map_err(|e| Error::io(lock_path.display(), &e))?
+            .ok_or_else(|| {
+                Error::new(ErrorKind::HomeBusy, format!("another process owns {}", home.display()))
+                    .hint("attach to it instead: every command does so by itself")
+            })?;
         kernel.open(home, runtime_dir).await?;
         let socket = runtime_dir.join(SOCKET);
         let listener = listen(&socket)?;
@@ -89,8 +91,10 @@ fn listen(socket: &Path) -> Result<UnixListener> {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(Error::io(socket.display(), &e)),
         _ => {}
     }
-    let listener = UnixListener::bind(socket).map_err(|e| Error::io(format!("listening at {}", socket.display()), &e))?;
-    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600)).map_err(|e| Error::io(socket.display(), &e))?;
+    let listener = UnixListener::bind(socket)
+        .map_err(|e| Error::io(format!("listening at {}", socket.display()), &e))?;
+    std::fs::set_permissions(socket, std::fs::Permissions::from_mode(0o600))
+        .map_err(|e| Error::io(socket.display(), &e))?;
     Ok(listener)
 }
 

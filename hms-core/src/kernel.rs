@@ -243,7 +243,8 @@ impl Kernel {
                 None => config.unset(key)?,
             }
         };
-        let data = json!({"key": change.key, "old": change.old, "new": change.new, "live": change.live, "by": by});
+        let data =
+            json!({"key": change.key, "old": change.old, "new": change.new, "live": change.live, "by": by});
         self.record("configuration", Some(key), data.clone()).await?;
         self.publish(EventDraft::json("system.config.changed", data).subject(key).source("/config"));
         Ok(change)
@@ -252,7 +253,9 @@ impl Kernel {
     /// Adds an entry to history; durable when this returns.
     pub async fn record(&self, kind: &'static str, subject: Option<&str>, data: Value) -> Result<()> {
         let (subject, now) = (subject.map(str::to_owned), self.0.clock.wall_ms());
-        self.store().write(move |db| store::history::append(db, now, kind, subject.as_deref(), &data).map(drop)).await
+        self.store()
+            .write(move |db| store::history::append(db, now, kind, subject.as_deref(), &data).map(drop))
+            .await
     }
 
     /// Asks whoever runs this system to end it.
@@ -273,6 +276,10 @@ impl Kernel {
 
     /// Fails unless the kernel is open: for commands that `--help` must be able to describe.
     pub fn require_open(&self) -> Result<()> {
-        if self.is_open() { Ok(()) } else { Err(Error::new(ErrorKind::InvalidState, "the system is not open")) }
+        if self.is_open() {
+            Ok(())
+        } else {
+            Err(Error::new(ErrorKind::InvalidState, "the system is not open"))
+        }
     }
 }

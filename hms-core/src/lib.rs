@@ -5,25 +5,25 @@
 //! here: what a user sees is put there by a plugin.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod bytesize;
 pub mod clock;
-pub mod error;
-pub mod peer;
-pub mod host;
+pub mod command;
 pub mod config;
 pub mod contain;
-pub mod plugin;
-pub mod kernel;
-pub mod agent;
-pub mod supervision;
 pub mod duration;
-pub mod service;
-pub mod schema;
-pub mod owner;
-pub mod command;
+pub mod error;
 pub mod event;
+pub mod host;
+pub mod kernel;
+pub mod owner;
+pub mod peer;
+pub mod plugin;
+pub mod schema;
+pub mod service;
 pub mod store;
+pub mod supervision;
 
-pub use kernel::{Dirs, Kernel};
 pub use error::{Error, ErrorKind, Result};
 pub use hms_os as os;
+pub use kernel::{Dirs, Kernel};

@@ -151,7 +151,9 @@ impl Plugins {
     /// the error is that of the first.
     pub(crate) async fn initialize(&self, kernel: &Kernel) -> Result<()> {
         for id in self.order()? {
-            let Some(plugin) = self.entries().get(id).filter(|e| e.stage == Stage::Registered).map(|e| e.plugin.clone()) else {
+            let Some(plugin) =
+                self.entries().get(id).filter(|e| e.stage == Stage::Registered).map(|e| e.plugin.clone())
+            else {
                 continue;
             };
             let outcome = contained(plugin.initialize(kernel)).await.and_then(|r| r);
@@ -203,7 +205,9 @@ impl Plugins {
                 let (id, entry) = entries.iter().find(|(id, _)| !order.contains(id)).expect("one is left");
                 let missing = entry.manifest.depends_on.iter().find(|d| !entries.contains_key(*d));
                 let why = match missing {
-                    Some(missing) => format!("plugin `{id}` needs plugin `{missing}`, which is not registered"),
+                    Some(missing) => {
+                        format!("plugin `{id}` needs plugin `{missing}`, which is not registered")
+                    }
                     None => format!("plugin `{id}` is part of a dependency cycle"),
                 };
                 return Err(Error::new(ErrorKind::InvalidConfig, why));

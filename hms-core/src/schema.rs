@@ -42,7 +42,11 @@ impl Schema {
         }
         let text = problems
             .iter()
-            .map(|(path, problem)| if path.is_empty() { problem.clone() } else { format!("`{path}`: {problem}") })
+            .map(
+                |(path, problem)| {
+                    if path.is_empty() { problem.clone() } else { format!("`{path}`: {problem}") }
+                },
+            )
             .collect::<Vec<_>>()
             .join("; ");
         Err(Error::new(kind, format!("{what}: {text}")))
@@ -70,7 +74,9 @@ impl LazySchema {
 
 /// Writes the `default` of each absent property into `value`, deeply through objects that exist.
 pub fn fill_defaults(schema: &Value, value: &mut Value) {
-    let (Some(properties), Value::Object(object)) = (schema.get("properties").and_then(Value::as_object), value) else {
+    let (Some(properties), Value::Object(object)) =
+        (schema.get("properties").and_then(Value::as_object), value)
+    else {
         return;
     };
     for (key, property) in properties {

@@ -85,9 +85,15 @@ pub(crate) fn watch_forks() -> Result<(), Error> {
 fn register() -> i32 {
     extern "C" fn in_child() {
         FORKED.store(true, Ordering::Relaxed);
+        // The locks are the parent's: a child that lives on must not hold its homes after it.
+        for fd in hms_core::os::fork::descriptors() {
+            // SAFETY: a descriptor of ours in the child, where nothing runs that could use it; its owner's
+            // drop never runs here, as every call is turned away.
+            unsafe { libc::close(fd) };
+        }
     }
-    // SAFETY: the handler only stores an atomic, which is safe in the child of a threaded process, and
-    // it stays mapped: the library is linked with nodelete.
+    // SAFETY: the handler only reads and stores atomics and calls close, which is safe in the child of a
+    // threaded process, and it stays mapped: the library is linked with nodelete.
     unsafe { libc::pthread_atfork(None, None, Some(in_child)) }
 }
 

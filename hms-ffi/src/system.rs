@@ -187,3 +187,46 @@ pub(crate) fn announce_panic(call: &'static str, message: &str) {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{ffi::CStr, ptr};
+
+    use super::*;
+    use crate::{
+        HMS_ERR_PANIC, HMS_OK, hms_string_free, hms_subscription_create, hms_subscription_destroy,
+        hms_subscription_next, hms_subscription_options_t,
+    };
+
+    #[test]
+    fn the_initial_values_have_the_published_size() {
+        assert_eq!(size_of::<hms_system_options_t>(), hms_system_options_t::FIRST_SIZE);
+        assert_eq!(size_of::<hms_subscription_options_t>(), hms_subscription_options_t::FIRST_SIZE);
+        assert_eq!(size_of::<crate::hms_cli_options_t>(), crate::hms_cli_options_t::FIRST_SIZE);
+    }
+
+    #[test]
+    fn a_panic_is_an_event_of_every_open_system_and_ends_none() {
+        let mut system = ptr::null_mut();
+        let mut events = ptr::null_mut();
+        let pattern = c"system.call.panicked".as_ptr();
+        let options = hms_subscription_options_t {
+            patterns: &raw const pattern,
+            pattern_count: 1,
+            ..hms_subscription_options_t::init()
+        };
+        // SAFETY: every pointer is NULL or to something that outlives the calls.
+        unsafe {
+            assert_eq!(hms_system_open(ptr::null(), &raw mut system), HMS_OK);
+            assert_eq!(hms_subscription_create(system, &raw const options, &raw mut events), HMS_OK);
+            assert_eq!(guard("hms_test", || panic!("out of luck")), HMS_ERR_PANIC);
+            let mut json = ptr::null_mut();
+            assert_eq!(hms_subscription_next(events, 1, 30_000, &raw mut json, ptr::null_mut()), HMS_OK);
+            let text = CStr::from_ptr(json).to_str().unwrap().to_owned();
+            assert!(text.contains("hms_test") && text.contains("out of luck"), "{text}");
+            hms_string_free(json);
+            assert_eq!(hms_subscription_destroy(&raw mut events), HMS_OK);
+            assert_eq!(hms_system_close(&raw mut system, false), HMS_OK);
+        }
+    }
+}

@@ -46,24 +46,28 @@ fn compile(language: (&str, &str, &str), source: &str, to: &Path, link: &[&OsStr
     succeed(compiler(language).arg(source).args(["-x", "none"]).args(link).args(["-pthread", "-o"]).arg(to));
 }
 
-/// Compiles a program against the shared library, under the name the loader looks for, and runs it.
+/// Compiles a program against the shared library, under the name the loader looks for, in `folder`.
+fn compile_shared(language: (&str, &str, &str), source: &str, folder: &Path) -> PathBuf {
+    let (library, program) = (folder.join("libhms.so.0"), folder.join("program"));
+    symlink(built().join("libhms.so"), &library).unwrap();
+    let search = format!("-Wl,-rpath,{}", folder.display());
+    compile(language, source, &program, &[library.as_os_str(), search.as_ref()]);
+    program
+}
+
 fn run_shared(source: &str) {
     for language in LANGUAGES {
         let folder = tempfile::tempdir().unwrap();
-        let library = folder.path().join("libhms.so.0");
-        symlink(built().join("libhms.so"), &library).unwrap();
-        let program = folder.path().join("program");
-        let search = format!("-Wl,-rpath,{}", folder.path().display());
-        compile(language, source, &program, &[library.as_os_str(), search.as_ref()]);
-        run(&program, folder.path());
+        let program = compile_shared(language, source, folder.path());
+        assert_eq!(run(&program, folder.path()), "ok\n");
     }
 }
 
-fn run(program: &Path, folder: &Path) {
+/// Runs a program, which gets a folder to work in, and returns what it prints.
+fn run(program: &Path, folder: &Path) -> String {
     let mut command = Command::new("timeout");
     command.args(["--kill-after=5", "120"]).arg(program).arg(folder).env_remove("HMS_HOME");
-    let output = succeed(&mut command);
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "ok\n");
+    String::from_utf8(succeed(&mut command).stdout).unwrap()
 }
 
 #[test]
@@ -82,7 +86,7 @@ fn the_static_library_serves_as_well() {
     let program = folder.path().join("program");
     let library = built().join("libhms.a");
     compile(LANGUAGES[0], "system.c", &program, &[library.as_os_str(), "-lm".as_ref(), "-ldl".as_ref()]);
-    run(&program, folder.path());
+    assert_eq!(run(&program, folder.path()), "ok\n");
 }
 
 #[test]
@@ -155,9 +159,25 @@ fn the_header_defines_no_macro_that_is_not_named_hms() {
     }
 }
 
+fn guide() -> String {
+    fs::read_to_string(Path::new(ROOT).join("../docs/c-abi.md")).unwrap()
+}
+
+#[test]
+fn the_program_of_the_guide_works() {
+    let guide = guide();
+    let program = guide.split("```c\n").nth(1).and_then(|rest| rest.split("```").next()).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("guide.c");
+    fs::write(&source, program).unwrap();
+    let program = compile_shared(LANGUAGES[0], source.to_str().unwrap(), folder.path());
+    let printed = run(&program, folder.path());
+    assert!(printed.contains(r#""name":"web""#) && printed.contains(r#""status":"running""#), "{printed}");
+}
+
 #[test]
 fn the_guide_names_every_export() {
-    let guide = fs::read_to_string(Path::new(ROOT).join("../docs/c-abi.md")).unwrap();
+    let guide = guide();
     for name in pinned().lines() {
         assert!(guide.contains(&format!("`{name}`")), "docs/c-abi.md does not name {name}");
     }

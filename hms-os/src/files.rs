@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use rustix::fs::{CWD, FallocateFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
+use crate::fork::CloseInFork;
+
 const PRIVATE: u32 = 0o600;
 
 /// Open for appending, created with mode 0600 when missing, close-on-exec.
@@ -73,6 +75,8 @@ pub fn data_start(file: &File) -> io::Result<u64> {
 /// process ends, however it ends.
 #[derive(Debug)]
 pub struct HomeLock {
+    /// First, so that it goes before the file is closed.
+    _close_in_fork: CloseInFork,
     file: File,
 }
 
@@ -93,7 +97,7 @@ impl HomeLock {
             .open(path)?;
         let take = || rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive);
         match rustix::io::retry_on_intr(take) {
-            Ok(()) => Ok(Some(HomeLock { file })),
+            Ok(()) => Ok(Some(HomeLock { _close_in_fork: CloseInFork::new(&file), file })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(e) => Err(e.into()),
         }

@@ -13,6 +13,7 @@
 //! | [`tree`] | everything that descends from an agent: find it, end it |
 //! | [`cgroup`] | a control group of one's own, where one is delegated |
 //! | [`files`] | logs, locks, FIFOs, private files |
+//! | [`fork`] | what the child of a fork must close |
 //! | [`watch`] | file changes by inotify |
 //! | [`host`] | what only a dedicated host may do, and the runtime directory |
 //!
@@ -40,6 +41,8 @@ pub mod token;
 pub mod cgroup;
 #[cfg(target_os = "linux")]
 pub mod files;
+#[cfg(unix)]
+pub mod fork;
 #[cfg(target_os = "linux")]
 pub mod host;
 #[cfg(target_os = "linux")]

@@ -105,7 +105,10 @@ impl Process {
         if !id.is_alive() {
             return Ok(None);
         }
-        Ok(Some(Process { id: *id, ours: false, pidfd: Some(pidfd), exit: Mutex::new(None) }))
+        // A host that replaced itself, or a second system in the process that closed the first, adopts
+        // its own children: nobody else would reap them.
+        let ours = is_child(pidfd.as_fd());
+        Ok(Some(Process { id: *id, ours, pidfd: Some(pidfd), exit: Mutex::new(None) }))
     }
 
     /// Its pid.
@@ -118,7 +121,7 @@ impl Process {
         self.id
     }
 
-    /// Whether we started it (and so reap it), rather than adopted it.
+    /// Whether it is a child of this process (and so reaped by it), rather than of init or another.
     pub fn is_ours(&self) -> bool {
         self.ours
     }
@@ -305,6 +308,12 @@ impl Drop for Process {
             let _ = rustix::process::waitid(WaitId::PidFd(pidfd.as_fd()), options);
         }
     }
+}
+
+/// Whether the process is a child of this one. Reaps nothing.
+fn is_child(pidfd: BorrowedFd<'_>) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    retry_on_intr(|| rustix::process::waitid(WaitId::PidFd(pidfd), options)).is_ok()
 }
 
 /// A pidfd registered with the runtime, borrowed if it can be.

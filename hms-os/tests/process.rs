@@ -119,6 +119,18 @@ async fn an_orphan_is_adopted_and_its_exit_known() {
     assert!(Process::adopt(&stored).expect("adopt").is_none());
 }
 
+#[tokio::test]
+async fn a_child_that_is_adopted_by_its_own_parent_is_reaped() {
+    let first = Process::spawn(&Spawn { args: &["300".into()], ..Spawn::new("sleep") }).expect("spawn");
+    let id = first.id();
+    drop(first);
+    let process = Process::adopt(&id).expect("adopt").expect("found");
+    assert!(process.is_ours());
+    process.signal(Signal::KILL).expect("kill");
+    assert_eq!(wait(&process).await.signal, Some(9));
+    assert!(ProcessId::of(id.pid).is_none_or(|now| now != id), "a zombie is left");
+}
+
 #[test]
 fn another_process_with_the_same_pid_is_not_adopted() {
     let own = ProcessId::of(std::process::id() as i32).expect("own");

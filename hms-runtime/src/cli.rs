@@ -75,10 +75,18 @@ pub async fn run(program: Program, args: Vec<OsString>, cancel: Cancel) -> i32 {
             terminal.complain(&text);
             exit_code
         }
-        Parsed::Text { text, exit_code, to_stderr: false } => terminal.write(&text).map_or(argv::OK, |()| exit_code),
+        Parsed::Text { text, exit_code, to_stderr: false } => {
+            terminal.write(&text).map_or(argv::OK, |()| exit_code)
+        }
         Parsed::Run(invocation) => {
             let json = invocation.output.json;
-            let line = CommandLine { program: &program, terminal: terminal.clone(), kernel, invocation: *invocation, cancel };
+            let line = CommandLine {
+                program: &program,
+                terminal: terminal.clone(),
+                kernel,
+                invocation: *invocation,
+                cancel,
+            };
             match line.run().await {
                 Ok(code) => code,
                 Err(End::Closed) => argv::OK,
@@ -90,7 +98,8 @@ pub async fn run(program: Program, args: Vec<OsString>, cancel: Cancel) -> i32 {
 
 /// The parser of a program's command line.
 pub fn parser(name: &str, version: &str, kernel: &Kernel) -> Parser {
-    let parser = Parser::new(name, version, kernel.commands().list(), Arc::new(Types(kernel.clone()))).about(ABOUT);
+    let parser =
+        Parser::new(name, version, kernel.commands().list(), Arc::new(Types(kernel.clone()))).about(ABOUT);
     GROUPS.iter().fold(parser, |parser, (path, summary)| parser.group(path, summary))
 }
 
@@ -243,7 +252,11 @@ impl CommandLine<'_> {
         loop {
             let Some(result) = self.ask(client).await? else { break };
             let (columns, rows) = self.terminal.size();
-            let text = if self.invocation.output.json { json_line(&result) } else { render(&self.invocation.spec.view, &result, &self.style()) };
+            let text = if self.invocation.output.json {
+                json_line(&result)
+            } else {
+                render(&self.invocation.spec.view, &result, &self.style())
+            };
             self.terminal.write(&redraw.frame(&text, columns, rows))?;
             tokio::select! {
                 () = tokio::time::sleep(every) => {}
@@ -256,7 +269,10 @@ impl CommandLine<'_> {
     fn show_update(&self, update: Update) -> Result<(), Closed> {
         match update {
             Update::Item { value } if self.invocation.output.json => self.terminal.write(&json_line(&value)),
-            Update::Item { value } => self.terminal.write(&render(&self.invocation.spec.view, &value, &self.style())),
+            Update::Item { value } => {
+                self.terminal.write(&render(&self.invocation.spec.view, &value, &self.style()))
+            }
+            Update::Resume { .. } => Ok(()),
             Update::Progress { fraction, message } => {
                 if self.terminal.err_is_terminal() && !self.invocation.output.quiet {
                     let percent = fraction.map(|f| format!("{:3.0}% ", f * 100.0)).unwrap_or_default();
@@ -293,7 +309,9 @@ impl CommandLine<'_> {
             cwd: std::env::current_dir().ok().map(|d| d.display().to_string()),
             env: wants_env.then(|| {
                 // Not `vars()`: one name that is not UTF-8 must not end the command line.
-                std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
+                std::env::vars_os()
+                    .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                    .collect()
             }),
         }
     }
@@ -327,7 +345,9 @@ fn wants_color(choice: ColorChoice, terminal: &Terminal) -> bool {
     match choice {
         ColorChoice::Always => true,
         ColorChoice::Never => false,
-        ColorChoice::Auto => terminal.is_terminal() && !unwanted && std::env::var_os("TERM").is_none_or(|t| t != "dumb"),
+        ColorChoice::Auto => {
+            terminal.is_terminal() && !unwanted && std::env::var_os("TERM").is_none_or(|t| t != "dumb")
+        }
     }
 }
 

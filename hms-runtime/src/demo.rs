@@ -40,15 +40,15 @@ fn agents() -> [Value; 4] {
         json!({"name": "crasher", "healing": verify,
             "config": {"command": ["sh", "-c", "echo up; sleep 1; echo 'something is wrong' >&2; exit 3"]}}),
         json!({"name": "hanger", "healing": verify, "health": often,
-            "config": {
-                "command": ["sh", "-c", "(sleep 1; kill -STOP $$) & while :; do echo tick; sleep 0.1; done"],
-                "hang": {"log_silence": "600ms"},
-            }}),
+        "config": {
+            "command": ["sh", "-c", "(sleep 1; kill -STOP $$) & while :; do echo tick; sleep 0.1; done"],
+            "hang": {"log_silence": "600ms"},
+        }}),
         json!({"name": "leaker", "healing": verify, "health": often,
-            "config": {
-                "command": ["sh", "-c", "sleep 1; x=0123456789abcdef; while [ ${#x} -lt 80000000 ]; do x=$x$x; sleep 0.05; done; while :; do sleep 1; done"],
-                "memory_limit": "64MB",
-            }}),
+        "config": {
+            "command": ["sh", "-c", "sleep 1; x=0123456789abcdef; while [ ${#x} -lt 80000000 ]; do x=$x$x; sleep 0.05; done; while :; do sleep 1; done"],
+            "memory_limit": "64MB",
+        }}),
     ]
 }
 
@@ -62,7 +62,14 @@ pub(crate) async fn run(cx: CommandContext, args: Demo) -> Result<Value> {
         Style::plain(&around.program, crate::cli::now_ms())
     };
     let system = System::open(Open::Private { home: None }).await?;
-    let mut stage = Stage { system: system.clone(), terminal, style, redraw: Redraw::new(around.terminal), log: Vec::new(), verified: BTreeMap::new() };
+    let mut stage = Stage {
+        system: system.clone(),
+        terminal,
+        style,
+        redraw: Redraw::new(around.terminal),
+        log: Vec::new(),
+        verified: BTreeMap::new(),
+    };
     let outcome = tokio::select! {
         outcome = stage.play(args.rounds) => outcome,
         () = tokio::time::sleep(args.timeout) => Err(Error::new(
@@ -90,7 +97,15 @@ struct Stage {
 
 impl Stage {
     async fn play(&mut self, rounds: u64) -> Result<()> {
-        let mut events = self.system.subscribe(vec!["heal.>".into(), "agent.exited".into(), "agent.restarted".into()], None, 4096, None).await?;
+        let mut events = self
+            .system
+            .subscribe(
+                vec!["heal.>".into(), "agent.exited".into(), "agent.restarted".into()],
+                None,
+                4096,
+                None,
+            )
+            .await?;
         for mut agent in agents() {
             agent["type"] = "process".into();
             // A demonstration is short: restarts are neither delayed nor counted.
@@ -109,7 +124,9 @@ impl Stage {
         let Ok(batch) = tokio::time::timeout(Duration::from_millis(250), events.next_batch(256)).await else {
             return Ok(());
         };
-        let Some((batch, _)) = batch else { return Err(Error::internal("the system ended during its demonstration")) };
+        let Some((batch, _)) = batch else {
+            return Err(Error::internal("the system ended during its demonstration"));
+        };
         for event in batch {
             let Some(data) = event.data.as_json() else { continue };
             let agent = data["agent"].as_str().unwrap_or("?").to_owned();
@@ -121,7 +138,9 @@ impl Stage {
                     data["took_ms"].as_f64().unwrap_or(0.0),
                     data["by"].as_str().unwrap_or("?")
                 ),
-                "heal.incident.opened" => format!("{agent}: incident: {}", data["incident"]["cause"].as_str().unwrap_or("?")),
+                "heal.incident.opened" => {
+                    format!("{agent}: incident: {}", data["incident"]["cause"].as_str().unwrap_or("?"))
+                }
                 "heal.incident.closed" => {
                     let outcome = data["incident"]["outcome"].as_str().unwrap_or("?");
                     if outcome != "verified" {
@@ -147,14 +166,17 @@ impl Stage {
         }
         self.style.now_ms = crate::cli::now_ms();
         let list = self.ask("agent list", json!({})).await?;
-        let view = View::table("", &[
-            ("AGENT", "/name", Format::Text),
-            ("PID", "/pid", Format::Text),
-            ("STATUS", "/status", Format::State),
-            ("HEALTH", "/health", Format::State),
-            ("RESTARTS", "/restarts", Format::Number),
-            ("SINCE", "/since_ms", Format::Age),
-        ]);
+        let view = View::table(
+            "",
+            &[
+                ("AGENT", "/name", Format::Text),
+                ("PID", "/pid", Format::Text),
+                ("STATUS", "/status", Format::State),
+                ("HEALTH", "/health", Format::State),
+                ("RESTARTS", "/restarts", Format::Number),
+                ("SINCE", "/since_ms", Format::Age),
+            ],
+        );
         let mut frame = String::from("Four real processes. One is well; the others:\n");
         for (name, what) in FAULTS {
             frame.push_str(&format!("  {name:8} {what}\n"));
@@ -166,19 +188,27 @@ impl Stage {
             frame.push_str(&format!("  {line}\n"));
         }
         let (columns, rows) = self.terminal.size();
-        self.terminal.write(&self.redraw.frame(&frame, columns, rows)).map_err(|_| Error::new(ErrorKind::Cancelled, "nobody watches"))
+        self.terminal
+            .write(&self.redraw.frame(&frame, columns, rows))
+            .map_err(|_| Error::new(ErrorKind::Cancelled, "nobody watches"))
     }
 
     async fn summary(&mut self) -> Result<String> {
         let history = self.ask("heal history", json!({})).await?;
-        let view = View::table("no incidents", &[
-            ("AGENT", "/agent", Format::Text),
-            ("CAUSE", "/cause", Format::Text),
-            ("OUTCOME", "/outcome", Format::State),
-            ("HEALED BY", "/steps/0/action", Format::Text),
-        ]);
+        let view = View::table(
+            "no incidents",
+            &[
+                ("AGENT", "/agent", Format::Text),
+                ("CAUSE", "/cause", Format::Text),
+                ("OUTCOME", "/outcome", Format::State),
+                ("HEALED BY", "/steps/0/action", Format::Text),
+            ],
+        );
         let total: u64 = self.verified.values().sum();
-        Ok(format!("\n{}\n{total} faults healed, every one verified.\n", render(&view, &history, &self.style)))
+        Ok(format!(
+            "\n{}\n{total} faults healed, every one verified.\n",
+            render(&view, &history, &self.style)
+        ))
     }
 
     async fn ask(&self, path: &str, args: Value) -> Result<Value> {

@@ -13,7 +13,8 @@ pub fn resolve(named: Option<&Path>) -> Result<PathBuf> {
         Some(home) => home,
         None => default_home()?,
     };
-    let absolute = std::path::absolute(&home).map_err(|e| Error::io(format!("home {}", home.display()), &e))?;
+    let absolute =
+        std::path::absolute(&home).map_err(|e| Error::io(format!("home {}", home.display()), &e))?;
     Ok(absolute.canonicalize().unwrap_or(absolute))
 }
 
@@ -38,7 +39,10 @@ fn default_home() -> Result<PathBuf> {
         .or_else(|| variable("HOME").map(|home| home.join(".local/state")))
         .map(|state| state.join("hms"))
         .ok_or_else(|| {
-            Error::new(hms_core::ErrorKind::InvalidConfig, "there is no home: neither HMS_HOME, XDG_STATE_HOME nor HOME is set")
+            Error::new(
+                hms_core::ErrorKind::InvalidConfig,
+                "there is no home: neither HMS_HOME, XDG_STATE_HOME nor HOME is set",
+            )
         })
 }
 

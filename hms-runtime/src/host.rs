@@ -70,7 +70,8 @@ fn say(line: String) -> Result<()> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
-    let null = std::fs::File::options().write(true).open("/dev/null").map_err(|e| Error::io("/dev/null", &e))?;
+    let null =
+        std::fs::File::options().write(true).open("/dev/null").map_err(|e| Error::io("/dev/null", &e))?;
     rustix::stdio::dup2_stdout(&null).map_err(|e| Error::io("standard output", &e.into()))
 }
 
@@ -78,7 +79,11 @@ fn begin_logging() {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_from_env("HMS_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // A second host in one process (tests) keeps the first one's log.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).try_init();
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(false)
+        .try_init();
 }
 
 fn make_room(log: &Path) {

@@ -77,7 +77,8 @@ impl System {
                 let home = home::prepare(Some(named))?;
                 let lock = home.join("lock");
                 let lock = HomeLock::try_acquire(&lock).map_err(|e| Error::io(lock.display(), &e))?;
-                let busy = || Error::new(ErrorKind::HomeBusy, format!("another process owns {}", home.display()));
+                let busy =
+                    || Error::new(ErrorKind::HomeBusy, format!("another process owns {}", home.display()));
                 let files = PrivateFiles::Own(lock.ok_or_else(busy)?);
                 (home, files)
             }

@@ -6,7 +6,11 @@ use async_trait::async_trait;
 use hms_core::{
     Error, ErrorKind, Kernel, Result,
     command::{Caller, CommandContext, CommandSpec, Format, View, handler},
-    os::files::HomeLock,
+    os::{
+        files::HomeLock,
+        token::Incarnations,
+        tree::{self, KillTree},
+    },
     peer::{Attach, Client},
     plugin::{Manifest, Plugin, Registrar},
     store,
@@ -22,7 +26,12 @@ pub(crate) struct SystemPlugin;
 #[async_trait]
 impl Plugin for SystemPlugin {
     fn manifest(&self) -> Manifest {
-        Manifest { id: "hms.system", name: "System", version: env!("CARGO_PKG_VERSION"), ..Manifest::default() }
+        Manifest {
+            id: "hms.system",
+            name: "System",
+            version: env!("CARGO_PKG_VERSION"),
+            ..Manifest::default()
+        }
     }
 
     fn register(&self, to: &Registrar) -> Result<()> {
@@ -48,8 +57,10 @@ struct Configure {
 fn register_host_commands(to: &Registrar) -> Result<()> {
     let kernel = to.kernel().clone();
     to.command(
-        CommandSpec::new("system info", "Show what the running host says of itself")
-            .view(View::record(&[("Host", "/host/pid", Format::Text), ("Agents", "/agents/total", Format::Number)])),
+        CommandSpec::new("system info", "Show what the running host says of itself").view(View::record(&[
+            ("Host", "/host/pid", Format::Text),
+            ("Agents", "/agents/total", Format::Number),
+        ])),
         handler(move |_, _: Nothing| {
             let kernel = kernel.clone();
             async move { info(&kernel) }
@@ -115,10 +126,16 @@ fn info(kernel: &Kernel) -> Result<Value> {
 async fn configure(kernel: &Kernel, cx: &CommandContext, args: Configure) -> Result<Value> {
     let mut changed = None;
     match (&args.key, &args.value) {
-        (None, _) if args.unset => return Err(Error::argument("key", "is missing: which one shall go back to its default")),
-        (Some(key), None) if args.unset => changed = Some(kernel.configure(key, None, &cx.caller.source).await?),
+        (None, _) if args.unset => {
+            return Err(Error::argument("key", "is missing: which one shall go back to its default"));
+        }
+        (Some(key), None) if args.unset => {
+            changed = Some(kernel.configure(key, None, &cx.caller.source).await?)
+        }
         (Some(_), Some(_)) if args.unset => return Err(Error::argument("unset", "does not go with a value")),
-        (Some(key), Some(value)) => changed = Some(kernel.configure(key, Some(value), &cx.caller.source).await?),
+        (Some(key), Some(value)) => {
+            changed = Some(kernel.configure(key, Some(value), &cx.caller.source).await?)
+        }
         _ => {}
     }
     let config = kernel.config();
@@ -173,12 +190,19 @@ fn register_life_cycle(to: &Registrar) -> Result<()> {
                     ("Events", "/events/published", Format::Text),
                     ("Store", "/store/last_error", Format::Text),
                 ])
-                .with("Plugins", View::table_at("/plugins", "none", &[
-                    ("ID", "/id", Format::Text),
-                    ("VERSION", "/version", Format::Text),
-                    ("STAGE", "/stage", Format::State),
-                    ("PROBLEM", "/problem", Format::Text),
-                ])),
+                .with(
+                    "Plugins",
+                    View::table_at(
+                        "/plugins",
+                        "none",
+                        &[
+                            ("ID", "/id", Format::Text),
+                            ("VERSION", "/version", Format::Text),
+                            ("STAGE", "/stage", Format::State),
+                            ("PROBLEM", "/problem", Format::Text),
+                        ],
+                    ),
+                ),
             ),
         handler(|cx: CommandContext, _: Nothing| async move {
             let around = cx.surroundings()?;
@@ -195,7 +219,14 @@ fn register_life_cycle(to: &Registrar) -> Result<()> {
             .view(View::message("{/message}")),
         handler(|cx: CommandContext, _: Nothing| async move {
             let around = cx.surroundings()?;
-            match attach_if_running(&around.attach).await? {
+            let client = match attach_if_running(&around.attach).await? {
+                // A killed host's agents run on: the next host adopts them, and stops them as they should be.
+                None if has_survivors(around.home.clone()).await? => {
+                    Some(Client::attach(around.attach.clone()).await?)
+                }
+                running => running,
+            };
+            match client {
                 Some(client) => {
                     let answer = client.shut_down_host(false).await?;
                     Ok(json!({"stopped": true, "pid": answer["pid"], "message": "stopped"}))
@@ -255,6 +286,38 @@ async fn attach_if_running(attach: &Attach) -> Result<Option<Client>> {
     }
 }
 
+/// Whether processes of the home's agents run.
+async fn has_survivors(home: PathBuf) -> Result<bool> {
+    tokio::task::spawn_blocking(move || !tree::scan(&home).is_empty())
+        .await
+        .map_err(|e| Error::internal(format!("looking for processes: {e}")))
+}
+
+/// Ends what a killed host left behind. Without a host, because the database may be what keeps one from
+/// starting.
+async fn end_survivors(home: PathBuf) -> Result<()> {
+    let end = move || {
+        let all = KillTree {
+            home: &home,
+            agent: None,
+            incarnations: Incarnations::All,
+            leader: None,
+            cgroup: None,
+        };
+        tree::kill_trees(&[all]).survived.len()
+    };
+    match tokio::task::spawn_blocking(end)
+        .await
+        .map_err(|e| Error::internal(format!("ending processes: {e}")))?
+    {
+        0 => Ok(()),
+        left => Err(Error::new(
+            ErrorKind::PermissionDenied,
+            format!("{left} processes of the home could not be ended"),
+        )),
+    }
+}
+
 async fn erase(cx: &CommandContext) -> Result<Value> {
     let around = cx.surroundings()?;
     if let Some(client) = attach_if_running(&around.attach).await? {
@@ -266,7 +329,10 @@ async fn erase(cx: &CommandContext) -> Result<Value> {
     }
     let path = around.home.join("lock");
     let lock = HomeLock::try_acquire(&path).map_err(|e| Error::io(path.display(), &e))?;
-    let _lock = lock.ok_or_else(|| Error::new(ErrorKind::HomeBusy, "another process owns the home").hint("stop it first"))?;
+    let _lock = lock.ok_or_else(|| {
+        Error::new(ErrorKind::HomeBusy, "another process owns the home").hint("stop it first")
+    })?;
+    end_survivors(around.home.clone()).await?;
     let backup = store::reset(&around.home, cli::now_ms())?;
     let agents = around.home.join("agents");
     match std::fs::remove_dir_all(&agents) {

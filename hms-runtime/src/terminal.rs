@@ -65,6 +65,10 @@ impl Terminal {
 fn duplicate(fd: i32) -> Result<File> {
     // SAFETY: who starts a command line lends it three open descriptors for its duration; a number that is
     // not open makes `dup` fail.
-    let owned = if fd < 0 { Err(io::Error::from(io::ErrorKind::InvalidInput)) } else { unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned() };
+    let owned = if fd < 0 {
+        Err(io::Error::from(io::ErrorKind::InvalidInput))
+    } else {
+        unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()
+    };
     owned.map(File::from).map_err(|e| Error::io(format!("descriptor {fd}"), &e))
 }

@@ -21,12 +21,15 @@ pub(crate) async fn install(cx: CommandContext, args: Install) -> Result<Value> 
     let path = unit_path()?;
     if args.remove {
         return match std::fs::remove_file(&path) {
-            Ok(()) => Ok(json!({"path": path, "text": format!("removed {}; `systemctl --user daemon-reload` makes systemd forget it", path.display())})),
+            Ok(()) => Ok(
+                json!({"path": path, "text": format!("removed {}; `systemctl --user daemon-reload` makes systemd forget it", path.display())}),
+            ),
             Err(e) => Err(Error::io(path.display(), &e)),
         };
     }
     let program = around.attach.start.as_ref().map(|c| c.program.clone());
-    let program = program.ok_or_else(|| Error::new(ErrorKind::NotSupported, "this program cannot run hosts"))?;
+    let program =
+        program.ok_or_else(|| Error::new(ErrorKind::NotSupported, "this program cannot run hosts"))?;
     let unit = unit(&program.display().to_string(), &around.home.display().to_string());
     if args.print {
         return Ok(json!({"path": path, "text": unit}));
@@ -47,7 +50,9 @@ pub(crate) async fn install(cx: CommandContext, args: Install) -> Result<Value> 
 
 /// `KillMode=process`: systemd ends the host alone, and the next one adopts the agents.
 fn unit(program: &str, home: &str) -> String {
-    let quoted = |s: &str| format!("\"{}\"", s.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$"));
+    let quoted = |s: &str| {
+        format!("\"{}\"", s.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$"))
+    };
     format!(
         "[Unit]\n\
          Description=HMS host\n\
@@ -95,7 +100,9 @@ mod tests {
     #[test]
     fn the_unit_keeps_agents_and_quotes_paths() {
         let unit = super::unit("/opt/my tools/codex-hms", "/home/a b/50%");
-        assert!(unit.contains("ExecStart=\"/opt/my tools/codex-hms\" system run --home \"/home/a b/50%%\"\n"));
+        assert!(
+            unit.contains("ExecStart=\"/opt/my tools/codex-hms\" system run --home \"/home/a b/50%%\"\n")
+        );
         assert!(unit.contains("Restart=always\n") && unit.contains("KillMode=process\n"));
     }
 }

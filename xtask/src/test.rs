@@ -25,7 +25,16 @@ const STEPS: [Step; 7] = [
     step("docs", &["cargo", "xtask", "docs", "--check"]),
     Step {
         name: "loom",
-        command: &["cargo", "test", "--package", "hms-queue", "--lib", "--release", "--target-dir", "target/loom"],
+        command: &[
+            "cargo",
+            "test",
+            "--package",
+            "hms-queue",
+            "--lib",
+            "--release",
+            "--target-dir",
+            "target/loom",
+        ],
         vars: &[("RUSTFLAGS", "--cfg loom")],
     },
 ];

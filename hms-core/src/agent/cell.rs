@@ -8,8 +8,8 @@ use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 use serde_json::{Map, Value, json};
 
 use super::{
-    Adoption, AgentContext, AgentSpec, Behaviour, Desired, ExitReport, Health, HealthStatus, Issue, Message, Started,
-    Status, Stop,
+    Adoption, AgentContext, AgentSpec, Behaviour, Desired, ExitReport, Health, HealthStatus, Issue, Message,
+    Started, Status, Stop,
     message::Envelope,
     runtime::{RestartRequest, Restarted},
     shared::{Control, KeptState, Settle, Shared},
@@ -79,7 +79,8 @@ impl Cell {
                 Phase::Backoff(at, _) => Some(self.kernel.clock().sleep_until(*at)),
                 _ => None,
             };
-            let listens = matches!(self.phase, Phase::Live) && self.handling.is_none() && self.shared.is_ready();
+            let listens =
+                matches!(self.phase, Phase::Live) && self.handling.is_none() && self.shared.is_ready();
             tokio::select! {
                 biased;
                 control = self.shared.control.recv() => match control {
@@ -170,7 +171,9 @@ impl Cell {
                 }
                 true
             }
-            Ok(Adoption::Ended { incarnation, exit }) if spec.desired == Desired::Running && self.kept.quarantined.is_none() => {
+            Ok(Adoption::Ended { incarnation, exit })
+                if spec.desired == Desired::Running && self.kept.quarantined.is_none() =>
+            {
                 self.enter_life(behaviour, incarnation);
                 self.phase = Phase::Live;
                 self.on_exit(exit).await;
@@ -269,9 +272,13 @@ impl Cell {
     }
 
     async fn recheck(&mut self) {
-        if matches!(self.phase, Phase::Waiting) && self.kernel.agents().missing_dependency(&self.shared).is_none() {
+        if matches!(self.phase, Phase::Waiting)
+            && self.kernel.agents().missing_dependency(&self.shared).is_none()
+        {
             let _ = self.begin_life().await;
-        } else if matches!(self.phase, Phase::Live) && self.kernel.types().get(&self.shared.spec().kind).is_err() {
+        } else if matches!(self.phase, Phase::Live)
+            && self.kernel.types().get(&self.shared.spec().kind).is_err()
+        {
             self.wait("type_unavailable".into());
         }
     }
@@ -506,7 +513,9 @@ impl Cell {
                 self.abandon(Stop::Graceful(STOP_DEADLINE)).await?;
                 self.begin_life().await
             }
-            Desired::Running if new_life || !matches!(self.phase, Phase::Live | Phase::Backoff(..) | Phase::Grouped) => {
+            Desired::Running
+                if new_life || !matches!(self.phase, Phase::Live | Phase::Backoff(..) | Phase::Grouped) =>
+            {
                 self.start().await
             }
             _ => Ok(()),
@@ -558,7 +567,10 @@ impl Cell {
         let Envelope { message, deadline, reply } = envelope;
         let clock = self.kernel.clock().clone();
         if deadline.is_some_and(|d| d <= clock.now()) {
-            return answer(reply, Err(Error::new(ErrorKind::Timeout, "the message's deadline passed before it was handled")));
+            return answer(
+                reply,
+                Err(Error::new(ErrorKind::Timeout, "the message's deadline passed before it was handled")),
+            );
         }
         self.shared.count_edge(&message.source);
         let cx = self.cx.clone();
@@ -600,7 +612,10 @@ impl Cell {
             previous
         };
         if previous != status {
-            self.publish("agent.status.changed", json!({"status": status, "previous": previous, "reason": reason}));
+            self.publish(
+                "agent.status.changed",
+                json!({"status": status, "previous": previous, "reason": reason}),
+            );
         }
     }
 
@@ -626,7 +641,8 @@ impl Cell {
             std::mem::replace(&mut public.state.health, health.clone())
         };
         self.tracker.health(self.kernel.clock().now(), health.status == HealthStatus::Healthy);
-        let data = json!({"health": health, "previous": previous.status, "incarnation": self.cx.incarnation()});
+        let data =
+            json!({"health": health, "previous": previous.status, "incarnation": self.cx.incarnation()});
         self.publish("agent.health.updated", data);
     }
 
@@ -649,7 +665,11 @@ impl Cell {
         data["agent"] = self.shared.name().into();
         data["id"] = self.shared.id.clone().into();
         data["type"] = self.shared.spec().kind.clone().into();
-        self.kernel.publish(EventDraft::json(kind, data).subject(&self.shared.id).source(format!("/agents/{}", self.shared.id)));
+        self.kernel.publish(
+            EventDraft::json(kind, data)
+                .subject(&self.shared.id)
+                .source(format!("/agents/{}", self.shared.id)),
+        );
     }
 
     fn keep(&self) {

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::{ExitReport, Health, Message, Snapshot, shared::{Control, Shared}};
+use super::{
+    ExitReport, Health, Message, Snapshot,
+    shared::{Control, Shared},
+};
 use crate::{Kernel, Result, event::EventDraft};
 
 /// Handed to a behaviour for one life of its agent. Cheap to clone; outdated ones are harmless: what an
@@ -85,7 +88,13 @@ impl AgentContext {
 
     /// Asks another agent while handling `message` (whose chain of asks it joins, so that a cycle is an
     /// error instead of a deadlock).
-    pub async fn ask(&self, message: &Message, target: &str, body: Value, deadline: Duration) -> Result<Value> {
+    pub async fn ask(
+        &self,
+        message: &Message,
+        target: &str,
+        body: Value,
+        deadline: Duration,
+    ) -> Result<Value> {
         let mut chain = message.chain.clone();
         chain.push(self.id().to_owned());
         let next = Message { source: self.id().to_owned(), body, chain };

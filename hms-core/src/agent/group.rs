@@ -21,7 +21,9 @@ use crate::{
 impl Agents {
     /// `failed` is due for a restart under its parent's strategy.
     pub(super) fn restart_group(&self, failed: &Arc<Shared>, exit: &ExitReport) {
-        let Some(parent) = self.parent_of(failed) else { return failed.tell_cell(Control::Start { reply: None }) };
+        let Some(parent) = self.parent_of(failed) else {
+            return failed.tell_cell(Control::Start { reply: None });
+        };
         let (agents, failed, cause) = (self.clone(), failed.clone(), exit.reason.clone());
         self.spawn(async move {
             let children = agents.children_of(&parent);
@@ -75,10 +77,14 @@ impl Agents {
             child.tell_cell(Control::GroupStart { cause: why.to_owned(), reply: tx });
             let _ = rx.await;
         }
-        self.publish_about(parent, "agent.group.restarted", json!({
-            "reason": why,
-            "members": members.iter().map(|m| m.name()).collect::<Vec<_>>(),
-        }));
+        self.publish_about(
+            parent,
+            "agent.group.restarted",
+            json!({
+                "reason": why,
+                "members": members.iter().map(|m| m.name()).collect::<Vec<_>>(),
+            }),
+        );
     }
 
     async fn quarantine_tree(&self, root: &Arc<Shared>, why: &str) {
@@ -97,6 +103,7 @@ impl Agents {
     fn publish_about(&self, agent: &Shared, kind: &str, mut data: serde_json::Value) {
         data["agent"] = agent.name().into();
         data["id"] = agent.id.clone().into();
-        self.kernel().publish(EventDraft::json(kind, data).subject(&agent.id).source(format!("/agents/{}", agent.id)));
+        self.kernel()
+            .publish(EventDraft::json(kind, data).subject(&agent.id).source(format!("/agents/{}", agent.id)));
     }
 }

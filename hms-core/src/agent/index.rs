@@ -35,9 +35,9 @@ impl Index {
     }
 
     pub(crate) fn find(&self, id_or_name: &str) -> Result<Arc<Shared>> {
-        self.get(id_or_name).cloned().ok_or_else(|| {
-            Error::not_found("agent", id_or_name).hint("`agent list` shows the agents")
-        })
+        self.get(id_or_name)
+            .cloned()
+            .ok_or_else(|| Error::not_found("agent", id_or_name).hint("`agent list` shows the agents"))
     }
 
     /// All, in order of creation.
@@ -54,7 +54,8 @@ impl Index {
     /// The children of `parent`, in order of creation.
     pub(crate) fn children(&self, parent: &Shared) -> Vec<Arc<Shared>> {
         let name = parent.name();
-        let is_child = |s: &Arc<Shared>| s.spec().parent.as_ref().is_some_and(|p| *p == name || *p == parent.id);
+        let is_child =
+            |s: &Arc<Shared>| s.spec().parent.as_ref().is_some_and(|p| *p == name || *p == parent.id);
         self.all().into_iter().filter(is_child).collect()
     }
 
@@ -67,7 +68,9 @@ impl Index {
 
     /// Checks that what `spec` refers to exists, and that adding it closes no cycle.
     pub(crate) fn check_references(&self, spec: &AgentSpec) -> Result<()> {
-        for (what, name) in spec.depends_on.iter().map(|d| ("depends_on", d)).chain(spec.parent.iter().map(|p| ("parent", p))) {
+        for (what, name) in
+            spec.depends_on.iter().map(|d| ("depends_on", d)).chain(spec.parent.iter().map(|p| ("parent", p)))
+        {
             if name == &spec.name {
                 return Err(Error::argument(what, format_args!("`{name}` refers to itself")));
             }
@@ -79,7 +82,9 @@ impl Index {
         graph.insert(spec.name.clone(), self.references(spec));
         match cycle(&graph) {
             None => Ok(()),
-            Some(path) => Err(Error::new(ErrorKind::InvalidConfig, format!("dependency cycle: {}", path.join(" → ")))),
+            Some(path) => {
+                Err(Error::new(ErrorKind::InvalidConfig, format!("dependency cycle: {}", path.join(" → "))))
+            }
         }
     }
 
@@ -105,7 +110,11 @@ impl Index {
 
     /// Name to the names it needs: dependencies and its parent.
     fn graph(&self) -> BTreeMap<String, Vec<String>> {
-        self.by_id.values().map(|(_, s)| s.spec()).map(|spec| (spec.name.clone(), self.references(&spec))).collect()
+        self.by_id
+            .values()
+            .map(|(_, s)| s.spec())
+            .map(|spec| (spec.name.clone(), self.references(&spec)))
+            .collect()
     }
 
     fn references(&self, spec: &AgentSpec) -> Vec<String> {

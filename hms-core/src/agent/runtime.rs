@@ -18,8 +18,8 @@ use super::{
     shared::{Control, KeptState, Settle, Shared},
 };
 use crate::{
-    Error, ErrorKind, Kernel, Result, contain::contained, event::EventDraft, kernel::Inner, store::agents as table,
-    supervision::Strategy,
+    Error, ErrorKind, Kernel, Result, contain::contained, event::EventDraft, kernel::Inner,
+    store::agents as table, supervision::Strategy,
 };
 
 /// How an agent is created.
@@ -76,7 +76,11 @@ struct State {
     /// Held while the set of agents changes, so that checks and changes are one step.
     structure: tokio::sync::Mutex<()>,
     snapshots: Mutex<HashMap<String, Snapshot>>,
+    /// Environments in use: agents created from one shell share theirs.
+    envs: Mutex<Vec<Weak<Environment>>>,
 }
+
+type Environment = BTreeMap<String, String>;
 
 impl Agents {
     pub(crate) fn new(kernel: Weak<Inner>) -> Self {
@@ -115,8 +119,11 @@ impl Agents {
         };
         if let Some(there) = there {
             if !how.ensure {
-                return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already an agent `{}`", spec.name))
-                    .hint("choose another name, or destroy it first"));
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("there is already an agent `{}`", spec.name),
+                )
+                .hint("choose another name, or destroy it first"));
             }
             return self.update_locked(&there, spec).await;
         }
@@ -150,13 +157,18 @@ impl Agents {
             let _ = std::fs::remove_dir_all(&dir);
             return Err(e);
         }
-        let shared = self.spawn_cell(kernel, id, dir, how.env.clone().map(Arc::new), spec.clone(), KeptState::default());
+        let shared = self.spawn_cell(kernel, id, dir, how.env.clone(), spec.clone(), KeptState::default());
         let data = json!({"agent": spec.name, "id": shared.id, "type": spec.kind, "spec": *spec});
         kernel.publish(EventDraft::json("agent.created", data).subject(&shared.id).source("/agents"));
         Ok(shared)
     }
 
-    fn prepare_dir(&self, kernel: &Kernel, id: &str, env: Option<&BTreeMap<String, String>>) -> Result<PathBuf> {
+    fn prepare_dir(
+        &self,
+        kernel: &Kernel,
+        id: &str,
+        env: Option<&BTreeMap<String, String>>,
+    ) -> Result<PathBuf> {
         let dir = kernel.dirs().agents.join(id);
         hms_os::files::create_private_dir(&dir).map_err(|e| Error::io(dir.display(), &e))?;
         if let Some(env) = env {
@@ -172,24 +184,41 @@ impl Agents {
         kernel: &Kernel,
         id: String,
         dir: PathBuf,
-        env: Option<Arc<BTreeMap<String, String>>>,
+        env: Option<Environment>,
         spec: Arc<AgentSpec>,
         kept: KeptState,
     ) -> Arc<Shared> {
+        let env = env.map(|env| self.intern(env));
         let shared = Arc::new(Shared::new(id, dir, env, spec, &kept, kernel.clock().wall_ms()));
         self.index_mut().insert(shared.clone());
         kernel.spawn(Cell::new(kernel.clone(), shared.clone(), kept).run());
         shared
     }
 
+    fn intern(&self, env: Environment) -> Arc<Environment> {
+        let mut envs = self.inner.envs.lock().unwrap_or_else(PoisonError::into_inner);
+        envs.retain(|known| known.strong_count() > 0);
+        if let Some(known) = envs.iter().filter_map(Weak::upgrade).find(|known| **known == env) {
+            return known;
+        }
+        let env = Arc::new(env);
+        envs.push(Arc::downgrade(&env));
+        env
+    }
+
     /// Brings back the agents that the store knows: adopts what still runs, starts what should run.
     /// Returns how many there are.
     pub(crate) async fn restore(&self) -> Result<usize> {
         let kernel = self.kernel();
-        let (rows, snapshots) = kernel.store().read(|db| Ok((table::list(db)?, table::snapshots(db)?))).await?;
+        let (rows, snapshots) =
+            kernel.store().read(|db| Ok((table::list(db)?, table::snapshots(db)?))).await?;
         {
             let mut kept = self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.extend(snapshots.into_iter().map(|(id, s)| (id, Snapshot { state_version: s.state_version, data: s.data })));
+            kept.extend(
+                snapshots
+                    .into_iter()
+                    .map(|(id, s)| (id, Snapshot { state_version: s.state_version, data: s.data })),
+            );
         }
         let mut cells = Vec::with_capacity(rows.len());
         for row in rows {
@@ -245,8 +274,11 @@ impl Agents {
             (index.dependents(&shared), index.children(&shared))
         };
         if let Some(needs) = dependents.first().or(children.first()) {
-            return Err(Error::new(ErrorKind::InvalidState, format!("agent `{}` needs `{name}`", needs.name()))
-                .hint(format!("destroy `{}` first", needs.name())));
+            return Err(Error::new(
+                ErrorKind::InvalidState,
+                format!("agent `{}` needs `{name}`", needs.name()),
+            )
+            .hint(format!("destroy `{}` first", needs.name())));
         }
         let row = shared.row();
         self.destroy_locked(&shared).await?;
@@ -329,7 +361,9 @@ impl Agents {
     /// deadline is critical.
     pub async fn check(&self, id_or_name: &str) -> Result<Health> {
         let shared = self.find(id_or_name)?;
-        let Some(behaviour) = shared.behaviour().filter(|_| shared.is_ready()) else { return Ok(shared.state().health) };
+        let Some(behaviour) = shared.behaviour().filter(|_| shared.is_ready()) else {
+            return Ok(shared.state().health);
+        };
         let incarnation = shared.state().incarnation;
         let timeout = shared.spec().health.timeout;
         let clock = self.kernel().clock().clone();
@@ -372,7 +406,12 @@ impl Agents {
     pub async fn quarantine(&self, id_or_name: &str, reason: &str) -> Result<()> {
         let shared = self.find(id_or_name)?;
         let settle = Settle::Quarantined(reason.into());
-        self.ask_cell(&shared, |reply| Control::Stop { how: Stop::Graceful(STOP_DEADLINE), settle, reply: Some(reply) }).await
+        self.ask_cell(&shared, |reply| Control::Stop {
+            how: Stop::Graceful(STOP_DEADLINE),
+            settle,
+            reply: Some(reply),
+        })
+        .await
     }
 
     /// Restarts an agent.
@@ -385,7 +424,8 @@ impl Agents {
     }
 
     async fn store_spec(&self, kernel: &Kernel, id: &str, spec: &AgentSpec) -> Result<()> {
-        let (id, json, desired, now) = (id.to_owned(), json!(spec), spec.desired.as_str(), kernel.clock().wall_ms());
+        let (id, json, desired, now) =
+            (id.to_owned(), json!(spec), spec.desired.as_str(), kernel.clock().wall_ms());
         kernel.store().write(move |db| table::update_spec(db, &id, &json, desired, now).map(drop)).await
     }
 
@@ -437,8 +477,11 @@ impl Agents {
         }
         let status = shared.state().status;
         if matches!(status, Stopped | Failed | Quarantined) {
-            return Err(Error::new(ErrorKind::InvalidState, format!("agent `{}` is {}", shared.name(), status.as_str()))
-                .hint("start it first"));
+            return Err(Error::new(
+                ErrorKind::InvalidState,
+                format!("agent `{}` is {}", shared.name(), status.as_str()),
+            )
+            .hint("start it first"));
         }
         shared.mailbox.push(Envelope { message, deadline, reply }).map(drop).map_err(|e| match e {
             hms_queue::PushError::Full(_) => {
@@ -457,7 +500,11 @@ impl Agents {
             let mut waiting = Vec::with_capacity(group.len());
             for shared in group {
                 let (tx, rx) = oneshot::channel();
-                shared.tell_cell(Control::Stop { how, settle: Settle::Stopped("the system stopped".into()), reply: Some(tx) });
+                shared.tell_cell(Control::Stop {
+                    how,
+                    settle: Settle::Stopped("the system stopped".into()),
+                    reply: Some(tx),
+                });
                 shared.control.close();
                 waiting.push(rx);
             }
@@ -503,7 +550,8 @@ impl Agents {
 
     pub(super) fn keep_state(&self, id: &str, kept: &KeptState) {
         let kernel = self.kernel();
-        let (key, incarnation, state, now) = (id.to_owned(), kept.incarnation, json!(kept), kernel.clock().wall_ms());
+        let (key, incarnation, state, now) =
+            (id.to_owned(), kept.incarnation, json!(kept), kernel.clock().wall_ms());
         let job = move |db: &_| table::update_state(db, &key, incarnation, &state, now).map(drop);
         if let Err(e) = kernel.store().post_latest(&format!("agent-state/{id}"), job) {
             tracing::error!(agent = id, error = %e, "the state could not be kept");
@@ -518,7 +566,9 @@ impl Agents {
         let had = self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner).remove(id).is_some();
         if had {
             let id = id.to_owned();
-            if let Err(e) = self.kernel().store().post_kept(move |db| table::delete_snapshot(db, &id).map(drop)) {
+            if let Err(e) =
+                self.kernel().store().post_kept(move |db| table::delete_snapshot(db, &id).map(drop))
+            {
                 tracing::error!(error = %e, "a snapshot could not be forgotten");
             }
         }
@@ -527,9 +577,14 @@ impl Agents {
     pub(crate) async fn save_snapshot(&self, id: &str, snapshot: Snapshot) -> Result<()> {
         let kernel = self.kernel();
         let now = kernel.clock().wall_ms();
-        self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), snapshot.clone());
+        self.inner
+            .snapshots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(id.to_owned(), snapshot.clone());
         let id = id.to_owned();
-        let row = table::SnapshotRow { state_version: snapshot.state_version, data: snapshot.data, time_ms: now };
+        let row =
+            table::SnapshotRow { state_version: snapshot.state_version, data: snapshot.data, time_ms: now };
         kernel.store().write(move |db| table::save_snapshot(db, &id, &row).map(drop)).await
     }
 
@@ -537,7 +592,11 @@ impl Agents {
         self.index().find(id_or_name)
     }
 
-    async fn ask_cell<T>(&self, shared: &Arc<Shared>, make: impl FnOnce(oneshot::Sender<Result<T>>) -> Control) -> Result<T> {
+    async fn ask_cell<T>(
+        &self,
+        shared: &Arc<Shared>,
+        make: impl FnOnce(oneshot::Sender<Result<T>>) -> Control,
+    ) -> Result<T> {
         let (tx, rx) = oneshot::channel();
         shared.tell_cell(make(tx));
         rx.await.unwrap_or_else(|_| Err(gone(&shared.id)))
@@ -556,7 +615,7 @@ fn gone(id: &str) -> Error {
     Error::new(ErrorKind::AgentGone, format!("agent `{id}` was destroyed"))
 }
 
-fn read_env(dir: &Path) -> Option<Arc<BTreeMap<String, String>>> {
+fn read_env(dir: &Path) -> Option<Environment> {
     let text = std::fs::read(dir.join("env.json")).ok()?;
-    serde_json::from_slice(&text).ok().map(Arc::new)
+    serde_json::from_slice(&text).ok()
 }

@@ -107,17 +107,45 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
 /// What a cell is told.
 pub(crate) enum Control {
     /// Begin: a first start or, after a host's death, adoption.
-    Boot { adopt: bool, reply: Option<Reply<()>> },
-    Start { reply: Option<Reply<()>> },
-    Stop { how: Stop, settle: Settle, reply: Option<Reply<()>> },
+    Boot {
+        adopt: bool,
+        reply: Option<Reply<()>>,
+    },
+    Start {
+        reply: Option<Reply<()>>,
+    },
+    Stop {
+        how: Stop,
+        settle: Settle,
+        reply: Option<Reply<()>>,
+    },
     /// Its group starts it again.
-    GroupStart { cause: String, reply: Reply<()> },
-    Restart { request: RestartRequest, reply: Reply<Restarted> },
-    Destroy { reply: Reply<()> },
-    Update { spec: Arc<AgentSpec>, reply: Reply<()> },
-    Exited { incarnation: u64, exit: ExitReport },
-    Ready { incarnation: u64 },
-    Health { incarnation: u64, health: Health },
+    GroupStart {
+        cause: String,
+        reply: Reply<()>,
+    },
+    Restart {
+        request: RestartRequest,
+        reply: Reply<Restarted>,
+    },
+    Destroy {
+        reply: Reply<()>,
+    },
+    Update {
+        spec: Arc<AgentSpec>,
+        reply: Reply<()>,
+    },
+    Exited {
+        incarnation: u64,
+        exit: ExitReport,
+    },
+    Ready {
+        incarnation: u64,
+    },
+    Health {
+        incarnation: u64,
+        health: Health,
+    },
     /// A dependency or a type changed: look again.
     Recheck,
 }
@@ -256,7 +284,8 @@ impl Shared {
         row["desired"] = json!(spec.desired);
         row["restart"] = json!(spec.restart);
         row["config"] = spec.config.clone();
-        row["messages"] = json!({"waiting": self.mailbox.len(), "refused": mailbox.lost, "from": self.edges()});
+        row["messages"] =
+            json!({"waiting": self.mailbox.len(), "refused": mailbox.lost, "from": self.edges()});
         row
     }
 }

@@ -141,7 +141,10 @@ impl AgentSpec {
         }
         let b = &self.restart.backoff;
         if !(b.factor.is_finite() && b.factor >= 1.0 && (0.0..=1.0).contains(&b.jitter)) {
-            return Err(Error::argument("restart.backoff", "factor must be at least 1 and jitter between 0 and 1"));
+            return Err(Error::argument(
+                "restart.backoff",
+                "factor must be at least 1 and jitter between 0 and 1",
+            ));
         }
         Ok(())
     }

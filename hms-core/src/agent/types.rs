@@ -29,7 +29,12 @@ pub struct AgentTypes {
 
 impl AgentTypes {
     /// Registers a provider of a type.
-    pub fn register(&self, owner: Owner, spec: AgentTypeSpec, factory: Arc<dyn BehaviourFactory>) -> Result<()> {
+    pub fn register(
+        &self,
+        owner: Owner,
+        spec: AgentTypeSpec,
+        factory: Arc<dyn BehaviourFactory>,
+    ) -> Result<()> {
         let schema = Arc::new(LazySchema::new(spec.schema.clone()));
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
         let providers = by_name.entry(spec.name.clone()).or_default();
@@ -68,7 +73,11 @@ impl AgentTypes {
     /// Fills defaults into a configuration of type `name` and validates it; errors name the key.
     pub fn check(&self, name: &str, config: &mut Value) -> Result<()> {
         let provider = self.provider(name)?;
-        provider.schema.get()?.check(&format!("configuration of type `{name}`"), ErrorKind::InvalidConfig, config)
+        provider.schema.get()?.check(
+            &format!("configuration of type `{name}`"),
+            ErrorKind::InvalidConfig,
+            config,
+        )
     }
 
     /// A behaviour of type `name`.

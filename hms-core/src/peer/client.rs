@@ -138,8 +138,46 @@ impl Client {
     }
 
     /// Runs a command in the host. `on_update` is called, in order, with what it says meanwhile; dropping the
-    /// future cancels the command.
-    pub async fn run(&self, path: &str, args: Value, caller: Caller, mut on_update: impl FnMut(Update)) -> Result<Value> {
+    /// future cancels the command. One that told how to go on ([`Update::Resume`]) goes on at the next host
+    /// when this one dies.
+    pub async fn run(
+        &self,
+        path: &str,
+        args: Value,
+        caller: Caller,
+        mut on_update: impl FnMut(Update),
+    ) -> Result<Value> {
+        let (mut args, mut resumable) = (args, false);
+        loop {
+            let mut next = args.clone();
+            let updates = |update| match update {
+                Update::Resume { args: Value::Object(changed) } => {
+                    resumable = true;
+                    if let Some(next) = next.as_object_mut() {
+                        next.extend(changed);
+                    }
+                }
+                Update::Resume { .. } => {}
+                update => on_update(update),
+            };
+            match self.run_once(path, args, caller.clone(), updates).await {
+                Err(e) if e.kind == ErrorKind::HostUnavailable && resumable => {
+                    // The reason, should there be no next one.
+                    self.0.connection().await?;
+                    args = next;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn run_once(
+        &self,
+        path: &str,
+        args: Value,
+        caller: Caller,
+        mut on_update: impl FnMut(Update),
+    ) -> Result<Value> {
         let call = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (tx, mut updates) = tokio::sync::mpsc::unbounded_channel();
         self.0.calls().insert(call, tx);
@@ -250,9 +288,14 @@ impl Drop for RemoteSubscription {
 }
 
 impl Shared {
+    /// A living connection; waits for the next one while there is none.
     async fn connection(&self) -> Result<Arc<Connection>> {
         let mut link = self.link.subscribe();
-        let wait = link.wait_for(|l| !matches!(l, Link::Down));
+        let wait = link.wait_for(|l| match l {
+            Link::Up { connection, .. } => !connection.is_closed(),
+            Link::Down => false,
+            Link::Over(_) => true,
+        });
         match tokio::time::timeout(self.attach.deadline, wait).await {
             Ok(Ok(link)) => match &*link {
                 Link::Up { connection, .. } => Ok(connection.clone()),
@@ -273,16 +316,28 @@ impl Shared {
         let until = Instant::now() + self.attach.deadline;
         let had_one = matches!(&*self.link.borrow(), Link::Down) && self.next.load(Ordering::Relaxed) > 1;
         let mut pause = Duration::from_millis(5);
+        let mut stillborn = 0;
         loop {
             match UnixStream::connect(&socket).await {
-                Ok(stream) => return self.greet(stream).await,
-                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => return Err(Error::io(socket.display(), &e)),
+                Ok(stream) => match self.greet(stream).await {
+                    // It died while we greeted it: on to the next one.
+                    Err(e) if e.kind == ErrorKind::HostUnavailable && Instant::now() < until => {}
+                    greeted => return greeted,
+                },
+                Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
+                    return Err(Error::io(socket.display(), &e));
+                }
                 Err(_) => {}
             }
             match &self.attach.start {
-                Some(command) if start_host(command, until).await? == Began::Ready => continue,
-                // Another process owns the home and just begins or ends; there is nothing to wait on.
-                Some(_) => {}
+                Some(command) => match start_host(command, until).await? {
+                    Began::Ready => continue,
+                    // Another process owns the home and just begins or ends; there is nothing to wait on.
+                    Began::Busy => {}
+                    // Killed, perhaps; one that cannot live dies again.
+                    Began::Died if stillborn < STILLBORN => stillborn += 1,
+                    Began::Died => return Err(command.failed("the host ended before it was ready")),
+                },
                 None if had_one => {}
                 None => {
                     return Err(Error::new(ErrorKind::HostUnavailable, "no host runs for this home")
@@ -418,13 +473,16 @@ enum Began {
     Ready,
     /// Another one has the home.
     Busy,
+    /// It ended without a word.
+    Died,
 }
+
+/// Hosts in a row that may die before they are ready.
+const STILLBORN: u32 = 3;
 
 /// Starts a host and waits for its first line.
 async fn start_host(command: &HostCommand, until: Instant) -> Result<Began> {
-    let failed = |what: String| {
-        Error::new(ErrorKind::HostUnavailable, what).hint(format!("its log is {}", command.log.display()))
-    };
+    let failed = |what: String| command.failed(&what);
     let log = hms_os::files::append(&command.log).map_err(|e| Error::io(command.log.display(), &e))?;
     let mut child = std::process::Command::new(&command.program)
         .args(&command.args)
@@ -442,7 +500,8 @@ async fn start_host(command: &HostCommand, until: Instant) -> Result<Began> {
         .stack_size(64 << 10)
         .spawn(move || child.wait())
         .map_err(|e| Error::io("starting a thread", &e))?;
-    let receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(stdout.into()).map_err(|e| Error::io("a pipe", &e))?;
+    let receiver = tokio::net::unix::pipe::Receiver::from_owned_fd(stdout.into())
+        .map_err(|e| Error::io("a pipe", &e))?;
     let mut line = String::new();
     let mut reader = BufReader::new(receiver);
     match tokio::time::timeout_at(until, reader.read_line(&mut line)).await {
@@ -453,8 +512,11 @@ async fn start_host(command: &HostCommand, until: Instant) -> Result<Began> {
     match line.trim() {
         "ready" => Ok(Began::Ready),
         "busy" => Ok(Began::Busy),
-        "" => Err(failed("the host ended before it was ready".into())),
-        text => Err(serde_json::from_str::<Error>(text).unwrap_or_else(|_| failed(format!("the host said: {text}")))),
+        "" => Ok(Began::Died),
+        text => {
+            Err(serde_json::from_str::<Error>(text)
+                .unwrap_or_else(|_| failed(format!("the host said: {text}"))))
+        }
     }
 }
 
@@ -463,5 +525,9 @@ impl HostCommand {
     /// `program args… ` for `home`, logging to `<home>/host.log`.
     pub fn new(program: impl Into<PathBuf>, args: Vec<String>, home: &Path) -> Self {
         Self { program: program.into(), args, log: home.join("host.log") }
+    }
+
+    fn failed(&self, what: &str) -> Error {
+        Error::new(ErrorKind::HostUnavailable, what).hint(format!("its log is {}", self.log.display()))
     }
 }

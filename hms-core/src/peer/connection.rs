@@ -57,7 +57,8 @@ impl Connection {
     {
         let (outbound, outgoing) = mpsc::channel(OUTBOUND);
         let (closed, _) = watch::channel(false);
-        let connection = Arc::new(Self { outbound, pending: Mutex::default(), next_id: AtomicU64::new(1), closed });
+        let connection =
+            Arc::new(Self { outbound, pending: Mutex::default(), next_id: AtomicU64::new(1), closed });
         tokio::spawn(write_all(write, outgoing, connection.clone()));
         tokio::spawn(connection.clone().read_all(read, handler));
         connection
@@ -83,7 +84,9 @@ impl Connection {
     /// Tells the other side if there is room.
     pub fn try_notify(&self, method: &str, params: Value) -> Result<()> {
         let bytes = Wire::notification(method, params).encode()?;
-        self.outbound.try_send(bytes).map_err(|_| Error::new(ErrorKind::QueueFull, "the peer does not keep up"))
+        self.outbound
+            .try_send(bytes)
+            .map_err(|_| Error::new(ErrorKind::QueueFull, "the peer does not keep up"))
     }
 
     /// Ends the conversation; what waits for an answer fails.
@@ -153,7 +156,12 @@ impl Connection {
         handler.closed();
     }
 
-    async fn dispatch(self: &Arc<Self>, message: Wire, handler: &Arc<dyn PeerHandler>, running: &Arc<Semaphore>) {
+    async fn dispatch(
+        self: &Arc<Self>,
+        message: Wire,
+        handler: &Arc<dyn PeerHandler>,
+        running: &Arc<Semaphore>,
+    ) {
         match (message.method, message.id) {
             (Some(method), Some(id)) => {
                 let Ok(permit) = running.clone().acquire_owned().await else { return };
@@ -177,7 +185,8 @@ impl Connection {
                 let _ = contained(handler.notification(self, &method, message.params)).await;
             }
             (None, id) => {
-                let waiting = id.and_then(|id| self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+                let waiting =
+                    id.and_then(|id| self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
                 let outcome = match message.error {
                     Some(e) => Err(Error::from(e)),
                     None => Ok(message.result.unwrap_or(Value::Null)),
@@ -204,7 +213,11 @@ impl Drop for Forget<'_> {
     }
 }
 
-async fn write_all<W: AsyncWrite + Unpin>(mut write: W, mut outgoing: mpsc::Receiver<Vec<u8>>, connection: Arc<Connection>) {
+async fn write_all<W: AsyncWrite + Unpin>(
+    mut write: W,
+    mut outgoing: mpsc::Receiver<Vec<u8>>,
+    connection: Arc<Connection>,
+) {
     loop {
         let bytes = tokio::select! {
             biased;

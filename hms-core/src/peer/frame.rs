@@ -45,11 +45,25 @@ pub(super) struct WireError {
 
 impl Wire {
     pub(super) fn request(id: u64, method: &str, params: Value) -> Self {
-        Self { jsonrpc: Version::V2, id: Some(id), method: Some(method.into()), params, result: None, error: None }
+        Self {
+            jsonrpc: Version::V2,
+            id: Some(id),
+            method: Some(method.into()),
+            params,
+            result: None,
+            error: None,
+        }
     }
 
     pub(super) fn notification(method: &str, params: Value) -> Self {
-        Self { jsonrpc: Version::V2, id: None, method: Some(method.into()), params, result: None, error: None }
+        Self {
+            jsonrpc: Version::V2,
+            id: None,
+            method: Some(method.into()),
+            params,
+            result: None,
+            error: None,
+        }
     }
 
     pub(super) fn response(id: Option<u64>, outcome: Result<Value>) -> Self {
@@ -62,10 +76,14 @@ impl Wire {
 
     pub(super) fn encode(&self) -> Result<Vec<u8>> {
         let mut bytes = vec![0u8; 4];
-        serde_json::to_writer(&mut bytes, self).map_err(|e| Error::internal(format!("encoding a message: {e}")))?;
+        serde_json::to_writer(&mut bytes, self)
+            .map_err(|e| Error::internal(format!("encoding a message: {e}")))?;
         let len = bytes.len() - 4;
         if len > MAX_FRAME {
-            return Err(Error::new(ErrorKind::InvalidArgument, format!("a message of {len} bytes is longer than {MAX_FRAME}")));
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a message of {len} bytes is longer than {MAX_FRAME}"),
+            ));
         }
         bytes[..4].copy_from_slice(&(len as u32).to_le_bytes());
         Ok(bytes)
@@ -96,7 +114,10 @@ impl From<WireError> for Error {
 }
 
 /// Reads one frame; `None` at an orderly end. `buffer` is reused between calls.
-pub(super) async fn read_frame<'b>(from: &mut (impl AsyncRead + Unpin), buffer: &'b mut Vec<u8>) -> Result<Option<&'b [u8]>> {
+pub(super) async fn read_frame<'b>(
+    from: &mut (impl AsyncRead + Unpin),
+    buffer: &'b mut Vec<u8>,
+) -> Result<Option<&'b [u8]>> {
     let mut header = [0u8; 4];
     let mut got = 0;
     while got < 4 {
@@ -108,7 +129,10 @@ pub(super) async fn read_frame<'b>(from: &mut (impl AsyncRead + Unpin), buffer: 
     }
     let len = u32::from_le_bytes(header) as usize;
     if len > MAX_FRAME {
-        return Err(Error::new(ErrorKind::Protocol, format!("a frame of {len} bytes is longer than {MAX_FRAME}")));
+        return Err(Error::new(
+            ErrorKind::Protocol,
+            format!("a frame of {len} bytes is longer than {MAX_FRAME}"),
+        ));
     }
     // Grow as bytes arrive: an announced length alone costs no memory.
     buffer.clear();

@@ -22,9 +22,11 @@ pub(super) struct PeerService {
 impl Service for PeerService {
     async fn call(&self, method: &str, args: Value) -> Result<Value> {
         let peer = alive(&self.peer, &self.id)?;
-        peer.request("service.invoke", json!({"id": self.id, "method": method, "args": args})).await.map_err(|e| {
-            if peer.is_closed() { gone(&self.id) } else { e }
-        })
+        peer.request("service.invoke", json!({"id": self.id, "method": method, "args": args})).await.map_err(
+            |e| {
+                if peer.is_closed() { gone(&self.id) } else { e }
+            },
+        )
     }
 }
 

@@ -163,7 +163,8 @@ impl PeerHandler for Session {
             }
             "service.call" => {
                 let call: ServiceCall = parse(params)?;
-                let service = kernel.services().lookup(&call.id, &call.version.unwrap_or(VersionReq::STAR))?;
+                let service =
+                    kernel.services().lookup(&call.id, &call.version.unwrap_or(VersionReq::STAR))?;
                 service.call(&call.method, call.args, Duration::from_millis(call.deadline_ms)).await
             }
             "service.register" => {
@@ -184,7 +185,11 @@ impl PeerHandler for Session {
             }
             "host.shutdown" => {
                 let detach = params.get("detach").and_then(Value::as_bool).unwrap_or(false);
-                kernel.request_shutdown(if detach { Stop::Detach } else { Stop::Graceful(Duration::from_secs(10)) });
+                kernel.request_shutdown(if detach {
+                    Stop::Detach
+                } else {
+                    Stop::Graceful(Duration::from_secs(10))
+                });
                 Ok(json!({"pid": std::process::id()}))
             }
             _ => Err(Error::new(ErrorKind::Protocol, format!("no method `{method}`"))
@@ -336,5 +341,6 @@ async fn pump(subscription: Subscription, peer: Arc<Connection>, number: u64) {
 }
 
 fn parse<T: DeserializeOwned>(params: Value) -> Result<T> {
-    serde_json::from_value(params).map_err(|e| Error::new(ErrorKind::InvalidArgument, format!("parameters: {e}")))
+    serde_json::from_value(params)
+        .map_err(|e| Error::new(ErrorKind::InvalidArgument, format!("parameters: {e}")))
 }

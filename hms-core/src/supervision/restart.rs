@@ -74,7 +74,8 @@ impl Backoff {
             return Duration::ZERO;
         }
         let exponent = f64::from(attempt - 1).min(64.0);
-        let full = (self.initial.as_secs_f64() * self.factor.max(1.0).powf(exponent)).min(self.max.as_secs_f64());
+        let full =
+            (self.initial.as_secs_f64() * self.factor.max(1.0).powf(exponent)).min(self.max.as_secs_f64());
         let kept = 1.0 - self.jitter.clamp(0.0, 1.0) * chance.clamp(0.0, 1.0);
         Duration::from_secs_f64(full * kept)
     }
@@ -132,7 +133,8 @@ impl RestartTracker {
             Restart::Transient if clean => return Decision::Stay,
             Restart::Transient | Restart::Permanent => {}
         }
-        let sustained = self.healthy_since.is_some_and(|since| now.saturating_sub(since) >= policy.backoff.reset_after);
+        let sustained =
+            self.healthy_since.is_some_and(|since| now.saturating_sub(since) >= policy.backoff.reset_after);
         if sustained {
             self.attempts = 0;
         }
@@ -192,7 +194,11 @@ mod tests {
             (Restart::Temporary, false, Decision::Fail),
         ] {
             let policy = RestartPolicy { policy: restart, ..RestartPolicy::default() };
-            assert_eq!(RestartTracker::default().on_exit(&policy, Mono::ZERO, clean, &rng), want, "{restart:?} {clean}");
+            assert_eq!(
+                RestartTracker::default().on_exit(&policy, Mono::ZERO, clean, &rng),
+                want,
+                "{restart:?} {clean}"
+            );
         }
     }
 

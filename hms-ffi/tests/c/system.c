@@ -134,6 +134,34 @@ static void agents_stay_for_the_next_system(const char *folder)
     CHECK(kill((pid_t)pid, 0) != 0);
 }
 
+/* A forked child that lives on does not keep its parent's homes locked. */
+static void a_forked_child_holds_no_home(const char *folder)
+{
+    char home[4096];
+    char byte = 0;
+    int ends[2], status = -1;
+    pid_t child;
+    hms_system_t *hms = NULL;
+    hms_system_options_t options = HMS_SYSTEM_OPTIONS_INIT;
+
+    snprintf(home, sizeof home, "%s/forked", folder);
+    options.home = home;
+    CHECK_OK(hms_system_open(&options, &hms));
+    CHECK(pipe(ends) == 0);
+    child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        close(ends[1]);
+        _exit(read(ends[0], &byte, 1) == 1 ? 0 : 1);
+    }
+    CHECK_OK(hms_system_close(&hms, false));
+    CHECK_OK(hms_system_open(&options, &hms));
+    CHECK_OK(hms_system_close(&hms, false));
+    CHECK(write(ends[1], &byte, 1) == 1 && waitpid(child, &status, 0) == child && status == 0);
+    close(ends[0]);
+    close(ends[1]);
+}
+
 static void events_are_filtered_ordered_and_counted(void)
 {
     char *json = NULL;
@@ -230,6 +258,7 @@ int main(int argc, char **argv)
     remember_signals();
     a_process_lives_and_dies_with_its_system(argv[1]);
     agents_stay_for_the_next_system(argv[1]);
+    a_forked_child_holds_no_home(argv[1]);
     events_are_filtered_ordered_and_counted();
     check_signals();
     a_command_line_is_an_operation(argv[1]);

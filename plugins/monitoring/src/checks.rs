@@ -88,6 +88,11 @@ impl Log {
         self.tallies().remove(id);
     }
 
+    /// Keeps only the agents that there are: a check may end after its agent did.
+    pub(crate) fn retain(&self, there: impl Fn(&str) -> bool) {
+        self.tallies().retain(|id, _| there(id));
+    }
+
     fn tallies(&self) -> MutexGuard<'_, HashMap<String, Tally>> {
         self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -295,15 +295,23 @@ fn events_spec() -> CommandSpec {
 
 async fn events(kernel: &Kernel, cx: &CommandContext, args: EventsArgs) -> Result<Value> {
     kernel.require_open()?;
+    // Before the subscription, so that no event is between the two.
+    let known = kernel.bus().stats().next_sequence.map(|next| next - 1);
     let mut request =
         Subscribe::to(if args.patterns.is_empty() { vec![">".to_owned()] } else { args.patterns });
     request.filter = args.filter;
     request.after_sequence = args.since_sequence;
     request.capacity = EVENTS_WAIT;
     let subscription = kernel.bus().subscribe(request)?;
+    let work = async {
+        if let (None, Some(known)) = (args.since_sequence, known) {
+            cx.resume_with(json!({"since_sequence": known})).await;
+        }
+        pass_on(&subscription, cx, args.limit.unwrap_or(u64::MAX)).await
+    };
     tokio::select! {
         () = cx.cancelled() => Ok(Value::Null),
-        ended = pass_on(&subscription, cx, args.limit.unwrap_or(u64::MAX)) => ended.map(|()| Value::Null),
+        ended = work => ended.map(|()| Value::Null),
     }
 }
 
@@ -321,6 +329,13 @@ async fn pass_on(subscription: &Subscription, cx: &CommandContext, limit: u64) -
                 return Ok(());
             }
             left -= 1;
+        }
+        if let (Some(sequence), true) = (batch.events.iter().filter_map(|e| e.sequence).max(), left > 0) {
+            let mut from_here = json!({"since_sequence": sequence});
+            if limit != u64::MAX {
+                from_here["limit"] = left.into();
+            }
+            cx.resume_with(from_here).await;
         }
     }
     Ok(())

@@ -98,8 +98,7 @@ impl Plugin for Monitoring {
         let (stop, stopped) = Stopped::switch();
         let (running, ended) = mpsc::channel(1);
         let (k, s) = (kernel, &self.shared);
-        let events = watcher::subscribe(k)?;
-        Self::spawn(k, &running, watcher::run(k.clone(), s.clone(), events, samples, stopped.clone()));
+        Self::spawn(k, &running, watcher::watch(k, s)?.run(samples, stopped.clone()));
         let events = checks::subscribe(k)?;
         Self::spawn(k, &running, checks::run(k.clone(), s.clone(), events, stopped.clone()));
         Self::spawn(k, &running, metrics::run(k.clone(), s.clone(), k.clock().now(), stopped));

@@ -18,10 +18,11 @@ use crate::{
     system::{Fleet, Seen, Standing},
 };
 
+/// Events taken at once.
+const BATCH: usize = 256;
+
 /// What changes the picture.
-const EVENTS: [&str; 7] = [
-    "agent.created",
-    "agent.updated",
+const EVENTS: [&str; 5] = [
     "agent.destroyed",
     "agent.status.changed",
     "agent.health.updated",
@@ -29,65 +30,75 @@ const EVENTS: [&str; 7] = [
     "system.host.started",
 ];
 
-/// What the watcher listens to. Made before agents are restored, so that it misses none.
-pub(crate) fn subscribe(kernel: &Kernel) -> Result<Subscription> {
-    kernel.bus().subscribe(Subscribe::to(EVENTS))
+/// Hears what happens from now on. Called before agents are restored, so that nothing is missed: an agent
+/// that is not known yet is one that has not begun anything.
+///
+/// # Errors
+/// When the bus is closed.
+pub(crate) fn watch(kernel: &Kernel, shared: &Arc<Shared>) -> Result<Watcher> {
+    let events = kernel.bus().subscribe(Subscribe::to(EVENTS))?;
+    let rules = shared.settings.borrow().rules();
+    let mut watcher =
+        Watcher { kernel: kernel.clone(), shared: shared.clone(), events, rules, fleet: Fleet::default() };
+    shared.stand(Standing { since_ms: kernel.clock().wall_ms(), ..Standing::default() });
+    watcher.forget_old_rules();
+    watcher.look_at_all();
+    Ok(watcher)
 }
 
-/// Watches until the end.
-pub(crate) async fn run(
+/// Knows the agents by what events tell, and the rules.
+pub(crate) struct Watcher {
     kernel: Kernel,
     shared: Arc<Shared>,
     events: Subscription,
-    mut samples: mpsc::Receiver<Vec<Observation>>,
-    mut stopped: Stopped,
-) {
-    let rules = shared.settings.borrow().rules();
-    let clock = kernel.clock().clone();
-    let mut watcher = Watcher { kernel, shared, rules, fleet: Fleet::default() };
-    watcher.begin();
-    loop {
-        let due = watcher.shared.alerts.next_due();
-        let timer = async {
-            match due {
-                Some(at) => clock.sleep_until(at).await,
-                None => pending().await,
-            }
-        };
-        tokio::select! {
-            () = stopped.wait() => break,
-            batch = events.next_batch(256) => match batch {
-                Some(batch) => watcher.hear(&batch),
-                None => break,
-            },
-            Some(round) = samples.recv() => watcher.judge_samples(&round),
-            () = timer => watcher.shared.alerts.tick(&watcher.kernel),
-        }
-    }
-}
-
-struct Watcher {
-    kernel: Kernel,
-    shared: Arc<Shared>,
     rules: Vec<Rule>,
     fleet: Fleet,
 }
 
 impl Watcher {
-    fn begin(&mut self) {
-        let since_ms = self.kernel.clock().wall_ms();
-        self.shared.stand(Standing { since_ms, ..Standing::default() });
-        self.forget_old_rules();
-        self.look_at_all();
+    /// Watches until the end.
+    pub(crate) async fn run(mut self, mut samples: mpsc::Receiver<Vec<Observation>>, mut stopped: Stopped) {
+        let clock = self.kernel.clock().clone();
+        loop {
+            let due = self.shared.alerts.next_due();
+            let timer = async {
+                match due {
+                    Some(at) => clock.sleep_until(at).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = stopped.wait() => break,
+                batch = self.events.next_batch(BATCH) => match batch {
+                    Some(batch) => self.hear(&batch),
+                    None => break,
+                },
+                Some(round) = samples.recv() => self.judge_samples(&round),
+                () = timer => self.shared.alerts.tick(&self.kernel),
+            }
+        }
     }
 
     fn hear(&mut self, batch: &Batch) {
         if batch.lost > 0 {
-            self.look_at_all();
+            return self.catch_up(batch);
         }
         for event in &batch.events {
             self.hear_one(event);
         }
+    }
+
+    /// Too much happened to hear all of it. What waits still is older than what there is to see: of it only
+    /// what is not about the state of an agent matters.
+    fn catch_up(&mut self, batch: &Batch) {
+        let mut events = batch.events.clone();
+        while let Some(more) = self.events.try_next_batch(BATCH) {
+            events.extend(more.events);
+        }
+        for event in events.iter().filter(|event| event.kind.as_str().starts_with("system.")) {
+            self.hear_one(event);
+        }
+        self.look_at_all();
     }
 
     fn hear_one(&mut self, event: &Event) {
@@ -106,15 +117,23 @@ impl Watcher {
         }
     }
 
-    /// Takes from an event what it tells. Events are in order, so the last one is how it is now.
+    /// Takes from an event what it tells, and nothing from the agent itself: that may be ahead of its events,
+    /// and would seem to go back with the next one.
     fn update(&mut self, id: &str, data: &Value) {
-        let Some(mut seen) = self.fleet.get(id).cloned().or_else(|| self.look_up(id)) else { return };
-        if let Ok(status) = Status::deserialize(&data["status"]) {
-            seen.status = status;
+        let mut seen = match (self.fleet.get(id), data["agent"].as_str()) {
+            (Some(seen), _) => seen.clone(),
+            (None, Some(name)) => {
+                Seen { name: name.to_owned(), status: Status::Stopped, health: HealthStatus::Unknown }
+            }
+            (None, None) => return,
+        };
+        let (status, health) =
+            (Status::deserialize(&data["status"]), HealthStatus::deserialize(&data["health"]["status"]));
+        if status.is_err() && health.is_err() {
+            return;
         }
-        if let Ok(health) = HealthStatus::deserialize(&data["health"]["status"]) {
-            seen.health = health;
-        }
+        seen.status = status.unwrap_or(seen.status);
+        seen.health = health.unwrap_or(seen.health);
         self.put(id, seen);
     }
 
@@ -142,7 +161,7 @@ impl Watcher {
         self.announce();
     }
 
-    /// Too much happened to hear all of it, or it happened before we listened: look for ourselves.
+    /// Not everything was heard: looks for itself.
     fn look_at_all(&mut self) {
         let agents = self.kernel.agents();
         let gone: Vec<String> =
@@ -173,8 +192,9 @@ impl Watcher {
 
     fn judge_samples(&mut self, round: &[Observation]) {
         for Observation { id, metric, value } in round {
-            let Some(seen) = self.fleet.get(id) else { continue };
-            let who = Who { id, name: &seen.name };
+            // Its samples may arrive before what it did.
+            let Ok(spec) = self.kernel.agents().spec(id) else { continue };
+            let who = Who { id, name: &spec.name };
             self.shared.alerts.sample(&self.kernel, &self.rules, who, metric, *value);
         }
     }
@@ -188,7 +208,10 @@ impl Watcher {
                 self.rules = settings.rules();
                 self.shared.settings.send_replace(Arc::new(settings));
                 self.forget_old_rules();
-                self.look_at_all();
+                for (id, seen) in self.fleet.iter() {
+                    let who = Who { id, name: &seen.name };
+                    self.shared.alerts.state(&self.kernel, &self.rules, who, seen.status, seen.health);
+                }
             }
             Err(e) => tracing::warn!(%key, error = %e, "the settings before stay in force"),
         }

@@ -31,9 +31,12 @@ impl Running {
     }
 
     async fn item(&mut self) -> Value {
-        match self.update().await.expect("an item") {
-            Update::Item { value } => value,
-            other => panic!("{other:?}"),
+        loop {
+            match self.update().await.expect("an item") {
+                Update::Item { value } => return value,
+                Update::Resume { .. } => {}
+                other @ Update::Progress { .. } => panic!("{other:?}"),
+            }
         }
     }
 
@@ -121,6 +124,7 @@ async fn losses_are_told_beside_the_events() {
                 items += 1;
             }
             Update::Progress { message, .. } => assert!(message.contains("events were lost"), "{message}"),
+            Update::Resume { .. } => {}
         }
     }
     assert!((1..6_000).contains(&items), "{items}");

@@ -10,6 +10,7 @@ use hms_core::{
     ErrorKind, Result,
     agent::{AgentSpec, Health, Stop},
     clock::ManualClock,
+    event::EventDraft,
     plugin::{Manifest, Plugin, Registrar},
     service::{Service, ServiceSpec},
 };
@@ -133,5 +134,26 @@ async fn checks_tell_when_they_were() {
     let checked = report["components"][0]["checked_ms"].as_u64().expect("the first check is over");
     let now = hms_core::clock::Clock::wall_ms(&*system.clock);
     assert!((1..=now).contains(&checked), "{checked} of {now}");
+    system.close().await;
+}
+
+/// On one thread, so that a burst of events finds nobody who takes them.
+#[tokio::test]
+async fn after_a_loss_of_events_the_picture_is_true_again() {
+    let home = TempDir::new().unwrap();
+    let system = System::open(home.path(), "").await.unwrap();
+    let db = system.quiet("db").await;
+    let heard = system.listen(&["system.health.changed"]);
+    // Events are believed, even about an agent that is not there; who looks knows better.
+    let ghost = || {
+        let data = json!({"agent": "ghost", "status": "failed", "health": {"status": "critical"}});
+        system.kernel.publish(EventDraft::json("agent.status.changed", data).subject("ghost"));
+    };
+    ghost();
+    heard.until(|_, data| data["status"] == "critical").await;
+    (0..5_000).for_each(|_| ghost());
+    heard.until(|_, data| data["status"] == "healthy").await;
+    db.says(critical());
+    heard.until(|_, data| data["status"] == "critical").await;
     system.close().await;
 }

@@ -30,7 +30,9 @@ pub(super) fn run(args: &[String]) -> Outcome {
         Some(at) => args.get(at + 1).ok_or("--rounds takes a number")?.parse()?,
         None => ROUNDS,
     };
-    let status = Command::new(env!("CARGO")).args(["build", "--quiet", "--release", "--package", "codex-hms"]).status()?;
+    let status = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--release", "--package", "codex-hms"])
+        .status()?;
     if !status.success() {
         return Err("codex-hms does not build".into());
     }
@@ -68,8 +70,19 @@ fn measure(dir: &Path, hms: &Hms, rounds: usize) -> Result<(Vec<Duration>, Vec<D
     let mut bare_pid = bare.next()?;
     let command = child(&ours.fifo);
     hms.cli(&[
-        "agent", "create", "process", "--name", "bench", "--restart-intensity-max", "0",
-        "--restart-backoff-initial", "0s", "--", &command[0], &command[1], &command[2],
+        "agent",
+        "create",
+        "process",
+        "--name",
+        "bench",
+        "--restart-intensity-max",
+        "0",
+        "--restart-backoff-initial",
+        "0s",
+        "--",
+        &command[0],
+        &command[1],
+        &command[2],
     ])?;
     let mut hms_pid = ours.next()?;
     let (mut bare_times, mut hms_times) = (Vec::new(), Vec::new());
@@ -99,8 +112,11 @@ fn crash(reports: &mut Reports, pid: &mut Pid) -> Result<Duration, Any> {
 /// The floor: std's posix_spawn, then waitpid, then again.
 fn bare_loop(command: &[String; 3], stop: &AtomicBool) -> std::io::Result<()> {
     while !stop.load(Ordering::Acquire) {
-        let mut child: Child =
-            Command::new(&command[0]).args(&command[1..]).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        let mut child: Child = Command::new(&command[0])
+            .args(&command[1..])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()?;
         child.wait()?;
     }
     Ok(())
@@ -136,7 +152,12 @@ fn memory(hms: &Hms) -> Outcome {
     let after = resident(pid)?;
     println!("\nhost memory       {:>10} {:>10}", "1 child", "101");
     for (name, b, a) in [("resident", before.0, after.0), ("anonymous", before.1, after.1)] {
-        println!("{name:<12} {:>7} KiB {:>7} KiB   {:.1} KiB a child", b, a, (a - b) as f64 / CHILDREN as f64);
+        println!(
+            "{name:<12} {:>7} KiB {:>7} KiB   {:.1} KiB a child",
+            b,
+            a,
+            (a - b) as f64 / CHILDREN as f64
+        );
     }
     Ok(())
 }

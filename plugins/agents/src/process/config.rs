@@ -9,7 +9,7 @@ use hms_core::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::probe::{self, Probe, ProbeKind};
+use crate::probe::{self, Check, Probe, ProbeKind};
 
 /// What may decide about readiness.
 const GATES: [&str; 5] = ["exec", "http", "tcp", "log", "notify"];
@@ -130,7 +130,8 @@ fn ready_timeout() -> Duration {
 impl Config {
     /// Reads a configuration that fits the schema, and checks what the schema cannot say.
     pub(crate) fn read(value: &Value) -> Result<Self> {
-        let bad = |e: String| Error::new(ErrorKind::InvalidConfig, format!("configuration of type `process`: {e}"));
+        let bad =
+            |e: String| Error::new(ErrorKind::InvalidConfig, format!("configuration of type `process`: {e}"));
         let mut plain = value.clone();
         let mut probe = |at: &str, kinds: &[&str]| -> Result<Option<Probe>> {
             let given = plain.as_object_mut().and_then(|o| o.remove(at));
@@ -151,14 +152,16 @@ impl Config {
 
     /// The signal that asks the process to end.
     pub(crate) fn stop_signal(&self) -> Result<Signal> {
-        self.stop.signal.parse().map_err(|e| {
-            Error::new(ErrorKind::InvalidConfig, format!("`stop.signal`: {e}"))
-        })
+        self.stop
+            .signal
+            .parse()
+            .map_err(|e| Error::new(ErrorKind::InvalidConfig, format!("`stop.signal`: {e}")))
     }
 
     /// The resource limits.
     pub(crate) fn parsed_limits(&self) -> Result<Vec<(Limit, u64, u64)>> {
-        let bad = |name: &str, why: String| Error::new(ErrorKind::InvalidConfig, format!("`limits.{name}`: {why}"));
+        let bad =
+            |name: &str, why: String| Error::new(ErrorKind::InvalidConfig, format!("`limits.{name}`: {why}"));
         self.limits
             .iter()
             .map(|(name, value)| {
@@ -166,7 +169,9 @@ impl Config {
                 let amount = match value {
                     Value::String(s) if s == "unlimited" => u64::MAX,
                     Value::String(s) => hms_core::bytesize::parse(s).map_err(|e| bad(name, e.message))?,
-                    Value::Number(n) => n.as_u64().ok_or_else(|| bad(name, "is not a whole number".into()))?,
+                    Value::Number(n) => {
+                        n.as_u64().ok_or_else(|| bad(name, "is not a whole number".into()))?
+                    }
                     _ => return Err(bad(name, "is neither a number, a size nor `unlimited`".into())),
                 };
                 Ok((limit, amount, amount))
@@ -178,6 +183,12 @@ impl Config {
     pub(crate) fn notifies(&self) -> bool {
         let by_notify = |p: &Option<Probe>| p.as_ref().is_some_and(|p| matches!(p.kind, ProbeKind::Notify));
         self.watchdog.is_some() || by_notify(&self.startup) || by_notify(&self.readiness)
+    }
+
+    /// Whether any probe runs a program.
+    pub(crate) fn probes_by_exec(&self) -> bool {
+        let by_exec = |p: &Probe| matches!(p.kind, ProbeKind::Check(Check::Exec(_)));
+        [&self.startup, &self.readiness, &self.liveness].into_iter().flatten().any(by_exec)
     }
 
     /// The command's arguments after the program.

@@ -7,7 +7,11 @@ use hms_core::{Error, ErrorKind, Result, agent::AgentContext, os::token::Token};
 use super::config::{Config, EnvBase};
 
 /// The whole environment of a child, in the order: base, file, variables, ours.
-pub(super) fn build(config: &Config, cx: &AgentContext, notify: Option<&Path>) -> Result<Vec<(OsString, OsString)>> {
+pub(super) fn build(
+    config: &Config,
+    cx: &AgentContext,
+    notify: Option<&Path>,
+) -> Result<Vec<(OsString, OsString)>> {
     let mut env: BTreeMap<OsString, OsString> = match (config.env, cx.inherited_env()) {
         (EnvBase::Clean, _) => BTreeMap::new(),
         (EnvBase::Inherit, Some(kept)) => kept.iter().map(|(k, v)| (k.into(), v.into())).collect(),
@@ -38,7 +42,8 @@ pub(super) fn build(config: &Config, cx: &AgentContext, notify: Option<&Path>) -
 
 /// `NAME=value` lines; `#` begins a comment, quotes around a value are taken off, `export ` is allowed.
 fn read_file(path: &Path) -> Result<Vec<(String, String)>> {
-    let text = std::fs::read_to_string(path).map_err(|e| Error::io(format!("env_file {}", path.display()), &e))?;
+    let text =
+        std::fs::read_to_string(path).map_err(|e| Error::io(format!("env_file {}", path.display()), &e))?;
     let mut vars = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
@@ -51,7 +56,8 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>> {
             return Err(Error::new(ErrorKind::InvalidConfig, format!("{place}: expected NAME=value")));
         };
         let value = value.trim();
-        let unquoted = ['"', '\''].iter().find_map(|&q| value.strip_prefix(q).and_then(|v| v.strip_suffix(q)));
+        let unquoted =
+            ['"', '\''].iter().find_map(|&q| value.strip_prefix(q).and_then(|v| v.strip_suffix(q)));
         vars.push((name.trim().to_owned(), unquoted.unwrap_or(value).to_owned()));
     }
     Ok(vars)
@@ -59,7 +65,10 @@ fn read_file(path: &Path) -> Result<Vec<(String, String)>> {
 
 /// Resolves `name`, `uid` or `uid:gid` to ids.
 pub(super) fn user(text: &str) -> Result<(u32, u32)> {
-    let bad = || Error::new(ErrorKind::InvalidConfig, format!("`user`: no user `{text}`")).hint("use a name, a uid or uid:gid");
+    let bad = || {
+        Error::new(ErrorKind::InvalidConfig, format!("`user`: no user `{text}`"))
+            .hint("use a name, a uid or uid:gid")
+    };
     if let Some((uid, gid)) = text.split_once(':') {
         return Ok((uid.parse().map_err(|_| bad())?, gid.parse().map_err(|_| bad())?));
     }
@@ -89,7 +98,10 @@ mod tests {
         let path = dir.path().join("env");
         std::fs::write(&path, "# comment\nA=1\nexport B=\"two words\"\n\nC='x=y'\n").unwrap();
         let vars = read_file(&path).unwrap();
-        assert_eq!(vars, [("A", "1"), ("B", "two words"), ("C", "x=y")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+        assert_eq!(
+            vars,
+            [("A", "1"), ("B", "two words"), ("C", "x=y")].map(|(a, b)| (a.to_owned(), b.to_owned()))
+        );
         std::fs::write(&path, "A=1\nnonsense\n").unwrap();
         let e = read_file(&path).unwrap_err();
         assert!(e.message.ends_with("env:2: expected NAME=value"), "{e}");

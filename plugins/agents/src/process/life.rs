@@ -35,6 +35,7 @@ pub(super) struct Life {
     pub(super) agent: String,
     pub(super) dir: PathBuf,
     pub(super) process: Arc<Process>,
+    /// Its environment, for exec probes; empty when there are none.
     pub(super) env: Arc<Vec<(OsString, OsString)>>,
     incarnation: u64,
     clock: SharedClock,
@@ -94,13 +95,23 @@ impl Life {
             // It still carries its token: the next host finds it without the record.
             tracing::warn!(agent = cx.id(), error = %e, "the process could not be recorded");
         }
+        let env = if config.probes_by_exec() { env } else { Arc::default() };
         Ok(Self::new(cx, process, env, log_start))
     }
 
     /// Goes on with a child of an earlier host.
-    pub(super) fn adopt(config: &Config, cx: &AgentContext, process: Process, record: Record) -> Result<Arc<Self>> {
+    pub(super) fn adopt(
+        config: &Config,
+        cx: &AgentContext,
+        process: Process,
+        record: Record,
+    ) -> Result<Arc<Self>> {
         let socket = config.notifies().then(|| notify_path(cx));
-        let env = Arc::new(env::build(config, cx, socket.as_deref())?);
+        let env = if config.probes_by_exec() {
+            Arc::new(env::build(config, cx, socket.as_deref())?)
+        } else {
+            Arc::default()
+        };
         let ends = [Stream::Stdout, Stream::Stderr].map(|s| file_len(&s.path(cx.dir())));
         let life = Self::new(cx, process, env, ends);
         if record.ready {
@@ -109,7 +120,12 @@ impl Life {
         Ok(life)
     }
 
-    fn new(cx: &AgentContext, process: Process, env: Arc<Vec<(OsString, OsString)>>, log_start: [u64; 2]) -> Arc<Self> {
+    fn new(
+        cx: &AgentContext,
+        process: Process,
+        env: Arc<Vec<(OsString, OsString)>>,
+        log_start: [u64; 2],
+    ) -> Arc<Self> {
         Arc::new(Self {
             agent: cx.id().to_owned(),
             dir: cx.dir().to_owned(),
@@ -125,7 +141,12 @@ impl Life {
     }
 
     /// Waits for the end of the child and tells supervision.
-    pub(super) fn watch_exit(self: &Arc<Self>, config: &Config, cx: &AgentContext, processes: Arc<Processes>) {
+    pub(super) fn watch_exit(
+        self: &Arc<Self>,
+        config: &Config,
+        cx: &AgentContext,
+        processes: Arc<Processes>,
+    ) {
         let (process, cx) = (self.process.clone(), cx.clone());
         let clean_codes = config.success_codes.clone();
         let task = tokio::spawn(async move {
@@ -143,12 +164,20 @@ impl Life {
     }
 
     /// Begins what decides about readiness, and the watchdog.
-    pub(super) fn begin_probes(self: &Arc<Self>, config: &Config, cx: &AgentContext, was_ready: bool) -> Started {
+    pub(super) fn begin_probes(
+        self: &Arc<Self>,
+        config: &Config,
+        cx: &AgentContext,
+        was_ready: bool,
+    ) -> Started {
         let socket = config.notifies().then(|| NotifySocket::bind(&notify_path(cx)));
         let socket = match socket.transpose() {
             Ok(socket) => socket,
             Err(e) => {
-                cx.health(Health::of(vec![Issue::degraded("notify", format!("cannot listen for notifications: {e}"))]));
+                cx.health(Health::of(vec![Issue::degraded(
+                    "notify",
+                    format!("cannot listen for notifications: {e}"),
+                )]));
                 None
             }
         };
@@ -245,7 +274,10 @@ impl Life {
         line.push('\n');
         // A FIFO takes up to PIPE_BUF bytes whole or not at all; more could tear a line.
         if line.len() > 4096 {
-            return Err(Error::new(ErrorKind::InvalidArgument, format!("a line of {} bytes is longer than 4096", line.len())));
+            return Err(Error::new(
+                ErrorKind::InvalidArgument,
+                format!("a line of {} bytes is longer than 4096", line.len()),
+            ));
         }
         match fifo.write_all(line.as_bytes()) {
             Ok(()) => Ok(json!({"written": line.len()})),

@@ -16,7 +16,10 @@ use std::{
 use hms_core::{
     Error, Kernel, Result,
     agent::AgentContext,
-    os::{files, watch::{Changes, FileWatch, WatchId}},
+    os::{
+        files,
+        watch::{Changes, FileWatch, WatchId},
+    },
 };
 
 use super::{config::LogConfig, logs::Stream};
@@ -55,7 +58,9 @@ impl LogKeeper {
                     let entry = Entry { dir: cx.dir().to_owned(), stream, limits: limits.clone() };
                     self.watched.lock().unwrap_or_else(PoisonError::into_inner).insert(id, entry);
                 }
-                Err(e) => tracing::warn!(path = %path.display(), error = %e, "this log is not kept within its limits"),
+                Err(e) => {
+                    tracing::warn!(path = %path.display(), error = %e, "this log is not kept within its limits")
+                }
             }
         }
     }
@@ -78,7 +83,9 @@ async fn run(watch: Arc<FileWatch>, watched: Watched, clock: hms_core::clock::Sh
                 match keep(&entry.dir, entry.stream, &entry.limits) {
                     Ok(()) => {}
                     Err(e) if e.kind() == io::ErrorKind::NotFound => gone.push(id),
-                    Err(e) => tracing::warn!(dir = %entry.dir.display(), error = %e, "a log could not be archived"),
+                    Err(e) => {
+                        tracing::warn!(dir = %entry.dir.display(), error = %e, "a log could not be archived")
+                    }
                 }
             }
             gone

@@ -47,7 +47,9 @@ impl Stream {
         for entry in std::fs::read_dir(dir)? {
             let entry = entry?;
             let name = entry.file_name();
-            let offset = name.to_str().and_then(|n| n.strip_prefix(self.name())?.strip_prefix('.')?.strip_suffix(".log"));
+            let offset = name
+                .to_str()
+                .and_then(|n| n.strip_prefix(self.name())?.strip_prefix('.')?.strip_suffix(".log"));
             if let Some(Ok(offset)) = offset.map(str::parse) {
                 found.push((offset, entry.metadata()?.len()));
             }
@@ -291,7 +293,8 @@ mod tests {
     fn long_lines_and_odd_bytes_are_read() {
         let dir = tempfile::tempdir().unwrap();
         let long = "x".repeat(100_000);
-        std::fs::write(Stream::Stderr.path(dir.path()), [long.as_bytes(), b"\n\xff\xfe\r\n"].concat()).unwrap();
+        std::fs::write(Stream::Stderr.path(dir.path()), [long.as_bytes(), b"\n\xff\xfe\r\n"].concat())
+            .unwrap();
         let mut reader = LogReader::open(dir.path(), Stream::Stderr, 0).unwrap();
         assert_eq!(texts(&mut reader), [long, "\u{fffd}\u{fffd}".to_owned()]);
     }

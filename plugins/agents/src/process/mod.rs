@@ -22,7 +22,8 @@ use async_trait::async_trait;
 use hms_core::{
     Error, ErrorKind, Kernel, Result,
     agent::{
-        Adoption, AgentContext, AgentTypeSpec, Behaviour, ExitReport, Health, Issue, Message, Started, Stop, Tunable,
+        Adoption, AgentContext, AgentTypeSpec, Behaviour, ExitReport, Health, Issue, Message, Started, Stop,
+        Tunable,
     },
     clock::Mono,
     os::{
@@ -98,7 +99,13 @@ impl Processes {
             let strangers: Vec<String> = by_agent.keys().filter(|id| !known.contains(*id)).cloned().collect();
             let targets: Vec<KillTree<'_>> = strangers
                 .iter()
-                .map(|id| KillTree { home: &home, agent: Some(id), incarnations: Incarnations::All, leader: None, cgroup: None })
+                .map(|id| KillTree {
+                    home: &home,
+                    agent: Some(id),
+                    incarnations: Incarnations::All,
+                    leader: None,
+                    cgroup: None,
+                })
                 .collect();
             if !targets.is_empty() {
                 let report = tree::kill_trees(&targets);
@@ -181,7 +188,8 @@ impl Behaviour for ProcessAgent {
     }
 
     async fn handle(&self, cx: &AgentContext, message: Message) -> Result<Value> {
-        let life = self.life().ok_or_else(|| Error::new(ErrorKind::InvalidState, "the process is not running"))?;
+        let life =
+            self.life().ok_or_else(|| Error::new(ErrorKind::InvalidState, "the process is not running"))?;
         life.write_line(cx.dir(), &self.config, &message.body)
     }
 
@@ -199,7 +207,10 @@ impl Behaviour for ProcessAgent {
 
     fn needs_checks(&self) -> bool {
         let c = &self.config;
-        c.liveness.is_some() || c.memory_limit.is_some() || c.hang.cpu_idle.is_some() || c.hang.log_silence.is_some()
+        c.liveness.is_some()
+            || c.memory_limit.is_some()
+            || c.hang.cpu_idle.is_some()
+            || c.hang.log_silence.is_some()
     }
 
     fn facts(&self) -> Map<String, Value> {

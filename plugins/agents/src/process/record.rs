@@ -8,6 +8,8 @@ use std::{io, path::Path};
 use hms_core::os::identity::ProcessId;
 
 const FILE: &str = "process";
+/// Every record is as long as the next, so that one write replaces it whole.
+const LENGTH: usize = 126;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Record {
@@ -18,8 +20,11 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) fn write(&self, dir: &Path) -> io::Result<()> {
-        let line = format!("{} {} {}\n", self.incarnation, u8::from(self.ready), self.id.to_line());
-        hms_core::os::files::write_private(&dir.join(FILE), line.as_bytes())
+        use std::os::unix::fs::{FileExt, OpenOptionsExt};
+        let line = format!("{} {} {}", self.incarnation, u8::from(self.ready), self.id.to_line());
+        let padded = format!("{line:<LENGTH$}\n");
+        let options = std::fs::OpenOptions::new().write(true).create(true).mode(0o600).clone();
+        options.open(dir.join(FILE))?.write_all_at(padded.as_bytes(), 0)
     }
 
     /// The record in `dir`; `None` when there is none that makes sense.

@@ -37,14 +37,18 @@ impl std::fmt::Debug for Order {
 impl Undertaker {
     pub(super) fn start(home: PathBuf) -> std::io::Result<Self> {
         let (tx, rx) = channel();
-        std::thread::Builder::new().name("hms-undertaker".into()).stack_size(256 << 10).spawn(move || run(&home, &rx))?;
+        std::thread::Builder::new()
+            .name("hms-undertaker".into())
+            .stack_size(256 << 10)
+            .spawn(move || run(&home, &rx))?;
         Ok(Self(tx))
     }
 
     /// Ends everything of an agent. Returns how many could not be ended.
     pub(super) async fn end(&self, agent: &str, leader: Option<ProcessId>) -> usize {
         let (tx, rx) = oneshot::channel();
-        let order = Order { agent: Some(agent.into()), incarnations: Incarnations::All, leader, done: Some(tx) };
+        let order =
+            Order { agent: Some(agent.into()), incarnations: Incarnations::All, leader, done: Some(tx) };
         if self.0.send(order).is_err() {
             return 0;
         }

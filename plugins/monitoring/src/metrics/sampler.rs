@@ -35,9 +35,8 @@ pub(crate) async fn run(kernel: Kernel, shared: Arc<Shared>, mut last: Mono, mut
             }
             () = clock.sleep_until(next) => {
                 sample(&kernel, &shared).await;
-                // Regular, unless the machine slept through some.
-                let now = clock.now();
-                last = if now >= next + interval { now } else { next };
+                // Regular; of several rounds that the machine slept through, one is made up for.
+                last = next.max(clock.now().saturating_sub(interval));
             }
         }
     }
@@ -77,6 +76,7 @@ async fn sample(kernel: &Kernel, shared: &Shared) {
     // Agents that went while nobody heard of it must not stay in memory.
     let there: HashSet<&str> = agents.iter().map(|(id, _)| id.as_str()).collect();
     shared.metrics.retain(|id| there.contains(id));
+    shared.checks.retain(|id| there.contains(id));
     if !seen.is_empty() {
         shared.observe(seen).await;
     }

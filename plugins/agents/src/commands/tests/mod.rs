@@ -142,7 +142,7 @@ impl Streaming {
                 .expect("a streaming command hangs")
             {
                 Some(Update::Item { value }) => return Some(value),
-                Some(Update::Progress { .. }) => {}
+                Some(Update::Progress { .. } | Update::Resume { .. }) => {}
                 None => return None,
             }
         }
