@@ -100,7 +100,7 @@ impl Kernel {
         let agents = home.join("agents");
         hms_os::files::create_private_dir(&agents).map_err(|e| Error::io(agents.display(), &e))?;
         let sections = manifests.iter().flat_map(|m| m.sections.clone()).collect();
-        let config = Config::load(&home.join("config.toml"), sections)?;
+        let config = Config::load(home.join("config.toml"), sections)?;
         let migrations: Vec<_> = manifests.into_iter().flat_map(|m| m.migrations).collect();
         let database = home.join(store::DATABASE);
         let options = StoreOptions { clock: self.0.clock.clone(), ..StoreOptions::default() };

@@ -5,7 +5,7 @@
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     Adoption, AgentContext, AgentSpec, Behaviour, Desired, ExitReport, Health, HealthStatus, Issue, Message,
@@ -655,7 +655,7 @@ impl Cell {
 
     /// This life, as events tell it.
     fn life(&self) -> Value {
-        let mut life = self.behaviour.as_ref().map(|b| b.facts()).unwrap_or_else(Map::new);
+        let mut life = self.behaviour.as_ref().map(|b| b.facts()).unwrap_or_default();
         life.insert("incarnation".into(), self.cx.incarnation().into());
         life.insert("restarts".into(), self.kept.restarts.into());
         Value::Object(life)

@@ -3,7 +3,7 @@
 
 use std::{
     path::PathBuf,
-    sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
+    sync::mpsc::{Receiver, Sender, channel},
     time::{Duration, Instant},
 };
 
@@ -72,10 +72,7 @@ fn run(home: &std::path::Path, orders: &Receiver<Order>) {
             let next = if urgent {
                 orders.try_recv().ok()
             } else {
-                match orders.recv_timeout(due.saturating_duration_since(Instant::now())) {
-                    Ok(order) => Some(order),
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-                }
+                orders.recv_timeout(due.saturating_duration_since(Instant::now())).ok()
             };
             match next {
                 Some(order) if batch.len() < 4096 => batch.push(order),
