@@ -149,7 +149,7 @@ impl Kernel {
     pub fn remove_owner(&self, owner: &Owner) {
         self.0.commands.remove_owner(owner);
         self.0.services.remove_owner(owner);
-        if !self.0.types.remove_owner(owner).is_empty() {
+        if self.0.types.remove_owner(owner) {
             self.0.agents.types_changed();
         }
     }

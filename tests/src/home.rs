@@ -97,14 +97,21 @@ impl Home {
         self.run(&with_json(args)).failure()
     }
 
-    /// `agent create process --name NAME OPTIONS… -- COMMAND…`; the pid.
+    /// `agent create process --name NAME OPTIONS… -- COMMAND…`; its row.
     #[track_caller]
-    pub fn process(&self, name: &str, options: &[&str], command: &[&str]) -> i32 {
+    pub fn create(&self, name: &str, options: &[&str], command: &[&str]) -> Value {
         let mut args = vec!["agent", "create", "process", "--name", name];
         args.extend_from_slice(options);
         args.push("--");
         args.extend_from_slice(command);
-        pid_of(&self.json(&args)).unwrap_or_else(|| panic!("`{name}` has no pid"))
+        self.json(&args)
+    }
+
+    /// The same for a process that lives longer than the command that creates it; its pid.
+    #[track_caller]
+    pub fn process(&self, name: &str, options: &[&str], command: &[&str]) -> i32 {
+        let row = self.create(name, options, command);
+        pid_of(&row).unwrap_or_else(|| panic!("no pid in {row}"))
     }
 
     /// The row of `agent list` for an agent.

@@ -14,7 +14,7 @@ const UNLIMITED: [&str; 4] = ["--restart-intensity-max", "0", "--restart-backoff
 #[test]
 fn a_transient_job_that_is_done_stays_done() {
     let home = Home::new();
-    home.process("job", &["--restart-policy", "transient"], &["true"]);
+    home.create("job", &["--restart-policy", "transient"], &["true"]);
     let row = home.status("job", "stopped");
     assert_eq!(row["restarts"], 0, "{row}");
     assert!(row["reason"].as_str().is_some_and(|r| r.contains("ended")), "{row}");
@@ -24,10 +24,10 @@ fn a_transient_job_that_is_done_stays_done() {
     home.ok(&["system", "restart"]);
     assert_eq!(home.agent("job")["status"], "stopped");
     // A code that the user calls success is one.
-    home.process("three", &["--restart-policy", "transient", "--success-code", "3"], &["sh", "-c", "exit 3"]);
+    home.create("three", &["--restart-policy", "transient", "--success-code", "3"], &["sh", "-c", "exit 3"]);
     home.status("three", "stopped");
     // An abnormal end is not.
-    home.process("bad", &["--restart-policy", "transient"], &["sh", "-c", "sleep 0.05; exit 1"]);
+    home.create("bad", &["--restart-policy", "transient"], &["sh", "-c", "sleep 0.05; exit 1"]);
     until("it is restarted", PATIENCE, || (home.agent("bad")["restarts"].as_u64()? > 0).then_some(()));
     home.stop();
 }
@@ -59,7 +59,7 @@ fn back_off_grows_and_is_seen() {
         home.process("first", &[], &["sleep", "1000"]); // there is a host from here on
         home.events()
     };
-    home.process("crasher", &options, &["sh", "-c", "exit 1"]);
+    home.create("crasher", &options, &["sh", "-c", "exit 1"]);
     // Between an exit and the restart after it: nothing, 200, 400, 800 ms.
     for want_ms in [0, 200, 400, 800] {
         let exited = time(&events.of_agent("agent.exited", "crasher"));
@@ -182,11 +182,7 @@ fn dependents_are_stopped_before_what_they_need() {
     for (name, needs) in [("db", None), ("api", Some("db")), ("web", Some("api"))] {
         let mut options = vec!["--readiness-log", "up"];
         options.extend(needs.iter().flat_map(|needs| ["--depends-on", needs]));
-        let script = say(name);
-        let mut args = vec!["agent", "create", "process", "--name", name];
-        args.extend(options);
-        args.extend(["--", "sh", "-c", &script]);
-        home.ok(&args);
+        home.create(name, &options, &["sh", "-c", &say(name)]);
     }
     home.status("web", "running");
     home.stop();

@@ -154,6 +154,12 @@ pub trait Behaviour: Send + Sync {
         false
     }
 
+    /// Whether what runs it is still there. False once the peer that does has gone: the agent then waits for
+    /// another provider of its type.
+    fn is_attached(&self) -> bool {
+        true
+    }
+
     /// What the status shows beside the common fields (for a process: `pid`). Cheap; never blocks.
     fn facts(&self) -> Map<String, Value> {
         Map::new()

@@ -276,11 +276,19 @@ impl Cell {
             && self.kernel.agents().missing_dependency(&self.shared).is_none()
         {
             let _ = self.begin_life().await;
-        } else if matches!(self.phase, Phase::Live)
-            && self.kernel.types().get(&self.shared.spec().kind).is_err()
-        {
-            self.wait("type_unavailable".into());
+        } else if matches!(self.phase, Phase::Live) && self.is_deserted() {
+            // Not a failure of the agent: it goes on where its type is offered, now or later.
+            let _ = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
+            if self.begin_life().await.is_err() {
+                self.cx.exited(ExitReport::failure("it could not go on with another provider of its type"));
+            }
         }
+    }
+
+    /// Whether who offered its type, or what runs it, is gone.
+    fn is_deserted(&self) -> bool {
+        self.behaviour.as_ref().is_some_and(|b| !b.is_attached())
+            || self.kernel.types().get(&self.shared.spec().kind).is_err()
     }
 
     // ---- what the behaviour tells -------------------------------------------------------------

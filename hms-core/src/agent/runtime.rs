@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AgentSpec, AgentState, Desired, Health, Issue, Message, Snapshot, Stop,
+    AgentContext, AgentSpec, AgentState, Desired, Health, Issue, Message, Snapshot, Stop,
     cell::{Cell, STOP_DEADLINE, refuse},
     index::Index,
     message::Envelope,
@@ -558,7 +558,7 @@ impl Agents {
         }
     }
 
-    pub(super) fn snapshot_of(&self, id: &str) -> Option<Snapshot> {
+    pub(crate) fn snapshot_of(&self, id: &str) -> Option<Snapshot> {
         self.inner.snapshots.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
@@ -586,6 +586,13 @@ impl Agents {
         let row =
             table::SnapshotRow { state_version: snapshot.state_version, data: snapshot.data, time_ms: now };
         kernel.store().write(move |db| table::save_snapshot(db, &id, &row).map(drop)).await
+    }
+
+    /// The context of an agent of type `kind`, for a peer that reports about it.
+    pub(crate) fn context(&self, id: &str) -> Result<AgentContext> {
+        let shared = self.find(id)?;
+        let incarnation = shared.state().incarnation;
+        Ok(AgentContext::new(self.kernel(), shared, incarnation))
     }
 
     fn find(&self, id_or_name: &str) -> Result<Arc<Shared>> {

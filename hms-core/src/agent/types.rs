@@ -64,6 +64,11 @@ impl AgentTypes {
         self.provider(name).map(|p| p.spec)
     }
 
+    /// Whether `owner` is the active provider of type `name`.
+    pub fn is_offered_by(&self, name: &str, owner: &Owner) -> bool {
+        self.provider(name).is_ok_and(|p| p.owner == *owner)
+    }
+
     /// All types, by name.
     pub fn list(&self) -> Vec<Arc<AgentTypeSpec>> {
         let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
@@ -85,18 +90,17 @@ impl AgentTypes {
         self.provider(name)?.factory.create(config)
     }
 
-    /// Removes what `owner` registered; returns the types that nobody offers any more.
-    pub fn remove_owner(&self, owner: &Owner) -> Vec<String> {
+    /// Removes what `owner` registered; whether there was anything.
+    pub fn remove_owner(&self, owner: &Owner) -> bool {
         let mut by_name = self.by_name.write().unwrap_or_else(PoisonError::into_inner);
-        let mut gone = Vec::new();
-        by_name.retain(|name, providers| {
+        let mut any = false;
+        by_name.retain(|_, providers| {
+            let before = providers.len();
             providers.retain(|p| p.owner != *owner);
-            if providers.is_empty() {
-                gone.push(name.clone());
-            }
+            any |= providers.len() < before;
             !providers.is_empty()
         });
-        gone
+        any
     }
 
     fn provider(&self, name: &str) -> Result<Provider> {

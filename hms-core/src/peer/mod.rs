@@ -8,6 +8,7 @@ mod client;
 mod connection;
 mod frame;
 mod lease;
+mod remote_agent;
 mod session;
 
 pub use client::{Attach, Client, HostCommand, RemoteSubscription};

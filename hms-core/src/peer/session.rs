@@ -18,10 +18,11 @@ use tokio::{net::UnixStream, sync::mpsc};
 use super::{
     Connection, PROTOCOL_MAJOR, PROTOCOL_MINOR, PeerHandler,
     lease::{PeerService, peer_command},
+    remote_agent::{PeerType, Report, snapshot_from_json},
 };
 use crate::{
     Error, ErrorKind, Kernel, Result,
-    agent::{Message, Stop},
+    agent::{AgentTypeSpec, Message, Stop},
     command::{Caller, Canceller, CommandContext, CommandSpec},
     event::{Event, EventDraft, Overflow, Subscribe, Subscription},
     owner::Owner,
@@ -148,6 +149,34 @@ impl PeerHandler for Session {
                 kernel.commands().unregister(&self.owner, &parse::<Named>(params)?.id).map(|()| Value::Null)
             }
             "type.list" => Ok(json!(kernel.types().list())),
+            "type.register" => {
+                let spec: AgentTypeSpec = parse(params)?;
+                Schema::compile(&spec.schema).map_err(|e| e.context(format!("agent type `{}`", spec.name)))?;
+                let factory = Arc::new(PeerType { peer: Arc::downgrade(peer) });
+                let registered = self.leased(peer, || kernel.types().register(self.owner.clone(), spec, factory));
+                kernel.agents().types_changed();
+                registered
+            }
+            "agent.report" => {
+                let report: Report = parse(params)?;
+                let agents = kernel.agents();
+                let kind = agents.spec(&report.id)?.kind.clone();
+                if !kernel.types().is_offered_by(&kind, &self.owner) {
+                    return Err(Error::new(
+                        ErrorKind::PermissionDenied,
+                        format!("this peer does not offer agent type `{kind}`"),
+                    ));
+                }
+                let cx = agents.context(&report.id)?;
+                report.deliver(&cx);
+                Ok(Value::Null)
+            }
+            "agent.save" => {
+                let id = params["id"].as_str().ok_or_else(|| Error::argument("id", "is missing"))?;
+                let snapshot = snapshot_from_json(&params["snapshot"])?;
+                let id = kernel.agents().id(id)?;
+                kernel.agents().save_snapshot(&id, snapshot).await.map(|()| Value::Null)
+            }
             "event.publish" => self.publish(params).await,
             "event.subscribe" => self.subscribe(peer, parse(params)?),
             "event.unsubscribe" => {

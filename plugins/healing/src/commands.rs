@@ -126,6 +126,7 @@ async fn trigger(engine: Arc<Engine>, cx: CommandContext, args: Trigger) -> Resu
     engine.kernel.require_open()?;
     let (case, _) = engine.trigger(&args.agent, args.reason, args.rung)?;
     if !args.wait {
+        engine.kernel.store().flush().await?; // what is answered is kept
         return Ok(json!(case.incident()));
     }
     let clock = engine.kernel.clock().clone();
