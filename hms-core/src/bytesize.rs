@@ -62,6 +62,22 @@ pub fn format(bytes: u64) -> String {
     }
 }
 
+/// For people: three digits or so, in binary units, `86.2MiB`.
+#[must_use]
+pub fn approximate(bytes: u64) -> String {
+    let units = ["KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = "B";
+    for next in units {
+        if value < 1024.0 {
+            break;
+        }
+        value /= 1024.0;
+        unit = next;
+    }
+    if unit == "B" || value >= 100.0 { format!("{value:.0}{unit}") } else { format!("{value:.1}{unit}") }
+}
+
 /// `#[serde(with = "hms_core::bytesize::text")]` for a `u64` of bytes.
 pub mod text {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

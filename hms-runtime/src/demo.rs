@@ -52,6 +52,18 @@ fn agents() -> [Value; 4] {
     ]
 }
 
+/// How its result is shown.
+pub(crate) fn view() -> View {
+    let incidents = View::table_at("/incidents", "none", &[
+        ("AGENT", "/agent", Format::Text),
+        ("CAUSE", "/cause", Format::Text),
+        ("HEALED BY", "/steps/0/action", Format::Text),
+        ("OUTCOME", "/outcome", Format::State),
+    ]);
+    View::record(&[("Faults healed", "/healed", Format::Text), ("Verified", "/verified", Format::Text)])
+        .with("Incidents", incidents)
+}
+
 /// Runs the demonstration. An error when a healing was not verified, or not all were in time.
 pub(crate) async fn run(cx: CommandContext, args: Demo) -> Result<Value> {
     let around = cx.surroundings()?.clone();
@@ -66,7 +78,7 @@ pub(crate) async fn run(cx: CommandContext, args: Demo) -> Result<Value> {
         system: system.clone(),
         terminal,
         style,
-        redraw: Redraw::new(around.terminal),
+        redraw: Redraw::new(around.terminal), tells: !around.terminal && !around.json,
         log: Vec::new(),
         verified: BTreeMap::new(),
     };
@@ -82,7 +94,7 @@ pub(crate) async fn run(cx: CommandContext, args: Demo) -> Result<Value> {
     let closed = system.close(false).await;
     outcome?;
     closed?;
-    Ok(json!({"text": summary?}))
+    summary
 }
 
 struct Stage {
@@ -90,6 +102,8 @@ struct Stage {
     terminal: Terminal,
     style: Style,
     redraw: Redraw,
+    /// Whether to print what happens line by line: neither redrawn in place nor JSON.
+    tells: bool,
     log: Vec<String>,
     /// Verified healings, by agent.
     verified: BTreeMap<String, u64>,
@@ -152,7 +166,7 @@ impl Stage {
                 }
                 _ => continue,
             };
-            if !self.style.terminal {
+            if self.tells {
                 let _ = self.terminal.write(&format!("{line}\n"));
             }
             self.log.push(line);
@@ -193,22 +207,14 @@ impl Stage {
             .map_err(|_| Error::new(ErrorKind::Cancelled, "nobody watches"))
     }
 
-    async fn summary(&mut self) -> Result<String> {
-        let history = self.ask("heal history", json!({})).await?;
-        let view = View::table(
-            "no incidents",
-            &[
-                ("AGENT", "/agent", Format::Text),
-                ("CAUSE", "/cause", Format::Text),
-                ("OUTCOME", "/outcome", Format::State),
-                ("HEALED BY", "/steps/0/action", Format::Text),
-            ],
-        );
-        let total: u64 = self.verified.values().sum();
-        Ok(format!(
-            "\n{}\n{total} faults healed, every one verified.\n",
-            render(&view, &history, &self.style)
-        ))
+    /// What was healed: closed incidents only, since the crasher goes on crashing.
+    async fn summary(&mut self) -> Result<Value> {
+        let Value::Array(mut incidents) = self.ask("heal history", json!({})).await? else {
+            return Err(Error::internal("`heal history` did not answer with an array"));
+        };
+        incidents.retain(|i| i["state"] == "closed");
+        let verified = incidents.iter().filter(|i| i["outcome"] == "verified").count();
+        Ok(json!({"healed": incidents.len(), "verified": verified, "incidents": incidents}))
     }
 
     async fn ask(&self, path: &str, args: Value) -> Result<Value> {

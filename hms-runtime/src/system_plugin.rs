@@ -410,7 +410,7 @@ fn register_command_line(to: &Registrar) -> Result<()> {
             )
             .caller()
             .writes()
-            .view(View::text("/text")),
+            .view(demo::view()),
         handler(demo::run),
     )
 }

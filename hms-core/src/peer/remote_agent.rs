@@ -68,7 +68,8 @@ impl Report {
     pub(super) fn deliver(self, cx: &AgentContext) {
         let cx = cx.of_incarnation(self.incarnation);
         match self.what {
-            What::Ready(_) => cx.ready(),
+            What::Ready(true) => cx.ready(),
+            What::Ready(false) => {}
             What::Exited(exit) => cx.exited(exit),
             What::Health(health) => cx.health(health),
         }

@@ -1,11 +1,12 @@
 //! The commands `heal status`, `heal trigger` and `heal history`; `heal configure` has a file of its own.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hms_core::{
     Error, ErrorKind, Result,
     command::{CommandContext, CommandSpec, Format, View, handler},
     duration,
+    event::Subscribe,
     plugin::Registrar,
 };
 use serde::Deserialize;
@@ -27,7 +28,7 @@ pub(crate) fn register(to: &Registrar, engine: &Arc<Engine>) -> Result<()> {
     let e = engine.clone();
     to.command(trigger_spec(), handler(move |cx, args: Trigger| trigger(e.clone(), cx, args)))?;
     let e = engine.clone();
-    to.command(history_spec(), handler(move |_, args: History| history(e.clone(), args)))?;
+    to.command(history_spec(), handler(move |cx, args: History| history(e.clone(), cx, args)))?;
     configure::register(to, engine)
 }
 
@@ -100,7 +101,7 @@ struct Trigger {
     rung: Option<String>,
     wait: bool,
     #[serde(with = "duration::text")]
-    timeout: std::time::Duration,
+    timeout: Duration,
 }
 
 fn trigger_spec() -> CommandSpec {
@@ -176,18 +177,27 @@ fn doing(incident: &Incident) -> String {
 
 // ---- heal history -----------------------------------------------------------------------------
 
+/// How soon an incident begins after its cause, with much to spare.
+const NOTICED: Duration = Duration::from_secs(1);
+
 #[derive(Deserialize)]
 struct History {
     agent: Option<String>,
     limit: Option<usize>,
+    wait: bool,
+    #[serde(with = "duration::text")]
+    timeout: Duration,
 }
 
 fn history_spec() -> CommandSpec {
     CommandSpec::new("heal history", "show incidents, newest first")
+        .about("With --wait shows them once none is open any more. Where none is open yet, one has a second to begin, so that what happened just before is not missed.")
         .args(
             json!({
                 "agent": {"type": "string", "description": "name or id of an agent (also of one that was destroyed)"},
-                "limit": {"type": "integer", "minimum": 1, "maximum": 10_000, "default": DEFAULT_LIMIT, "x-short": "n", "x-value": "N", "description": "how many at most"}
+                "limit": {"type": "integer", "minimum": 1, "maximum": 10_000, "default": DEFAULT_LIMIT, "x-short": "n", "x-value": "N", "description": "how many at most"},
+                "wait": {"type": "boolean", "default": false, "description": "wait until no incident is open"},
+                "timeout": {"type": "string", "format": "hms-duration", "x-value": "DURATION", "default": "30s", "description": "how long to wait; healing goes on"}
             }),
             &[],
         )
@@ -206,11 +216,52 @@ fn history_spec() -> CommandSpec {
             ],
         ))
         .example("heal history web --limit 5")
+        .example("heal history --wait")
 }
 
-async fn history(engine: Arc<Engine>, args: History) -> Result<Value> {
+async fn history(engine: Arc<Engine>, cx: CommandContext, args: History) -> Result<Value> {
     engine.kernel.require_open()?;
+    if args.wait {
+        // A name that nobody knows is told at once.
+        engine.history(args.agent.as_deref(), 1).await?;
+        settle(&engine, &cx, args.agent.as_deref(), args.timeout).await?;
+    }
     Ok(json!(engine.history(args.agent.as_deref(), args.limit.unwrap_or(DEFAULT_LIMIT)).await?))
+}
+
+/// Waits until no incident (of `agent`, if one is named) is open.
+async fn settle(engine: &Arc<Engine>, cx: &CommandContext, agent: Option<&str>, timeout: Duration) -> Result<()> {
+    // Before the first look, so that nothing is missed in between.
+    let changes = engine.kernel.bus().subscribe(Subscribe::to(["heal.incident.>"]))?;
+    let clock = engine.kernel.clock().clone();
+    let now = clock.now();
+    let until = now + timeout;
+    let mut begins_until = until.min(now + NOTICED);
+    loop {
+        let open = engine.active_of(agent).into_iter().next();
+        let now = clock.now();
+        match &open {
+            None if now >= begins_until => return Ok(()),
+            Some(incident) if now >= until => {
+                let why = format!(
+                    "the incident of agent `{}` is still open after {}",
+                    incident.agent,
+                    duration::format(timeout)
+                );
+                return Err(Error::new(ErrorKind::Timeout, why).hint("incident goes on: see `heal status`"));
+            }
+            Some(incident) => {
+                begins_until = now;
+                cx.progress(f64::from(incident.progress) / 100.0, doing(incident));
+            }
+            None => {}
+        }
+        tokio::select! {
+            _ = changes.next_batch(64) => {}
+            () = clock.sleep_until(if open.is_some() { until } else { begins_until }) => {}
+            () = cx.cancelled() => return Err(Error::new(ErrorKind::Cancelled, "no longer waiting; healing goes on")),
+        }
+    }
 }
 
 /// Checks an agent's `healing` map against what is configured and registered now; the settings it makes.

@@ -390,14 +390,25 @@ impl Engine {
         all
     }
 
+    /// The open incidents, newest first; of one agent when given.
+    pub(crate) fn active_of(&self, agent: Option<&str>) -> Vec<Incident> {
+        let id = agent.map(|a| self.id_or_name(a));
+        let mut all = self.active();
+        all.retain(|i| id.as_ref().is_none_or(|id| i.agent_id == *id || i.agent == *id));
+        all
+    }
+
+    /// The id of a living agent; of one that is gone, what it was called by.
+    fn id_or_name(&self, agent: &str) -> String {
+        self.kernel.agents().id(agent).unwrap_or_else(|_| agent.to_owned())
+    }
+
     /// Incidents, newest first, open ones included; of one agent when given.
     pub(crate) async fn history(&self, agent: Option<&str>, limit: usize) -> Result<Vec<Incident>> {
         // What was just closed is on its way to the store; a disk that fails does not hide the rest.
         let _ = self.kernel.store().flush().await;
-        let id = agent.map(|a| self.kernel.agents().id(a).unwrap_or_else(|_| a.to_owned()));
-        let (key, wanted) = (id.clone(), limit);
-        let mut found = self.active();
-        found.retain(|i| id.as_ref().is_none_or(|id| i.agent_id == *id || i.agent == *id));
+        let (key, wanted) = (agent.map(|a| self.id_or_name(a)), limit);
+        let mut found = self.active_of(agent);
         found.extend(self.kernel.store().read(move |c| store::closed(c, key.as_deref(), wanted)).await?);
         if let (true, Some(agent)) = (found.is_empty(), agent) {
             self.kernel.agents().id(agent)?;

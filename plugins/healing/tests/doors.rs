@@ -11,7 +11,7 @@ use std::{
 };
 
 use common::{Lab, PATIENCE, Ward, actions, assert_verified, ill};
-use hms_core::{Error, ErrorKind, agent::Stop};
+use hms_core::{Error, ErrorKind, agent::Stop, clock::Clock};
 use hms_healing::{Incident, Outcome, PREFIX, StepResult};
 use serde_json::{Value, json};
 
@@ -302,6 +302,33 @@ async fn the_service_answers() {
     assert_eq!(history[0]["id"], incident.id);
     let e = lab.command("heal history", json!({"agent": "nobody"})).await.unwrap_err();
     assert_eq!(e.kind, ErrorKind::NotFound);
+    lab.close(Stop::Kill).await;
+}
+
+#[tokio::test]
+async fn history_waits_until_nothing_is_open() {
+    let home = home();
+    let lab = Lab::open(home.path(), &Ward::default(), "").await;
+    let web = lab.admit("web", json!({})).await;
+
+    // Nothing happened: a moment for something to begin, and no more.
+    let begun = lab.clock.now();
+    let none = lab.drive(lab.command("heal history", json!({"wait": true}))).await.expect("it answers");
+    assert_eq!(none, json!([]));
+    assert!(lab.clock.now() - begun < Duration::from_secs(5), "it waited for nothing");
+
+    web.crash("boom");
+    let all = lab.drive(lab.command("heal history", json!({"wait": true}))).await.expect("it answers");
+    assert_eq!((&all[0]["agent"], &all[0]["outcome"]), (&json!("web"), &json!("verified")));
+
+    web.stuck_until.store(u64::MAX, SeqCst);
+    web.crash("boom");
+    lab.told();
+    lab.until("an incident is open", || lab.told().iter().any(|kind| kind == "heal.incident.opened")).await;
+    let wait = json!({"agent": "web", "wait": true, "timeout": "100ms"});
+    let e = lab.drive(lab.command("heal history", wait)).await.unwrap_err();
+    assert_eq!(e.kind, ErrorKind::Timeout);
+    assert_eq!(e.message, "the incident of agent `web` is still open after 100ms");
     lab.close(Stop::Kill).await;
 }
 

@@ -20,7 +20,7 @@ use std::{
 
 use async_trait::async_trait;
 use hms_core::{
-    Error, ErrorKind, Kernel, Result,
+    Error, ErrorKind, Kernel, Result, bytesize,
     agent::{
         Adoption, AgentContext, AgentTypeSpec, Behaviour, ExitReport, Health, Issue, Message, Started, Stop,
         Tunable,
@@ -307,8 +307,8 @@ impl ProcessAgent {
         let tree = tree::descendants(pid).into_iter().map(|p| p.pid).chain([pid]);
         let used = tree_usage(tree).rss_bytes;
         (used > limit).then(|| {
-            let text = hms_core::bytesize::format;
-            Issue::critical("memory-limit", format!("uses {} of {} memory", text(used), text(limit)))
+            let (used, limit) = (bytesize::approximate(used), bytesize::format(limit));
+            Issue::critical("memory-limit", format!("uses {used} of memory, more than {limit}"))
         })
     }
 
