@@ -191,7 +191,8 @@ hms_status_t hms_system_open(const hms_system_options_t *options, hms_system_t *
 /**
  * Closes a system. Of a private one the agents are ended, dependents first; with agents_stay, and a home
  * of its own, they go on running for whoever opens that home next. From a shared one this process only
- * detaches. Calls and subscriptions of other threads on the system end with HMS_ERR_CANCELLED or fail.
+ * detaches. What other threads are waiting for on this system ends with HMS_ERR_CANCELLED; its subscriptions
+ * give what they still hold, and then end in that way too.
  *
  * Ownership: *system is given back and set to NULL, also when an error is returned for what went wrong
  * while closing. NULL, or a pointer to NULL, is HMS_OK. With HMS_ERR_INVALID_HANDLE nothing is changed.
@@ -208,12 +209,13 @@ hms_status_t hms_system_close(hms_system_t **system, bool agents_stay);
  *
  * Ownership: path and args_json (a JSON object; NULL for none) are borrowed for the call. *out_json is
  * set to NULL first, and on success to the result as JSON text, which hms_string_free frees.
- * Threads: any, several at once on one system; blocks until the command is done. Closing the system
- * from another thread ends the wait.
+ * Threads: any, several at once on one system; blocks until the command is done. A command whose agents
+ * inherit this process's environment reads it: no other thread may change it (setenv) meanwhile. Items
+ * that a streaming command emits before its result are not kept.
  * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_NOT_FOUND for a path that is no command;
  * HMS_ERR_INVALID_ARGUMENT naming what does not fit the command's schema; HMS_ERR_NOT_SUPPORTED for a
- * command that needs a terminal or streams (hms_cli_start runs those); and whatever the command
- * itself reports.
+ * command that needs a terminal or streams (hms_cli_start runs those); HMS_ERR_CANCELLED when the
+ * system is closed meanwhile; and whatever the command itself reports.
  * Since: 0.1.
  */
 hms_status_t hms_command_run(const hms_system_t *system,
@@ -261,7 +263,7 @@ typedef struct hms_subscription_options_t {
  * nobody) and data_json (any JSON; NULL for none) are borrowed for the call.
  * Threads: any; in a private system it does not wait, in a shared one it waits for the host's answer.
  * Errors: HMS_ERR_INVALID_HANDLE, HMS_ERR_INVALID_ARGUMENT; HMS_ERR_HOST_UNAVAILABLE;
- * HMS_ERR_INVALID_STATE or HMS_ERR_CANCELLED once the system is closed.
+ * HMS_ERR_CANCELLED when the system is closed meanwhile.
  * Since: 0.1.
  */
 hms_status_t hms_event_publish(const hms_system_t *system,
@@ -274,7 +276,7 @@ hms_status_t hms_event_publish(const hms_system_t *system,
  *
  * Ownership: options, and what they point to, are borrowed for the call; NULL means
  * HMS_SUBSCRIPTION_OPTIONS_INIT. *out is set to NULL first, and on success to a handle that
- * hms_subscription_destroy gives back. It may outlive the system, and then has ended.
+ * hms_subscription_destroy gives back. It may outlive its system.
  * Threads: any.
  * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT for a bad pattern, filter or capacity.
  * Since: 0.1.

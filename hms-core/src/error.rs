@@ -65,7 +65,8 @@ pub enum ErrorKind {
     Panic,
     /// The call comes from the child of a fork.
     Forked,
-    /// A defect in HMS.
+    /// A defect in HMS; also what a newer peer's kind is read as that is not known here.
+    #[serde(other)]
     Internal,
 }
 

@@ -44,7 +44,13 @@ impl Host {
             })?;
         kernel.open(home, runtime_dir).await?;
         let socket = runtime_dir.join(SOCKET);
-        let listener = listen(&socket)?;
+        let listener = match listen(&socket) {
+            Ok(listener) => listener,
+            Err(e) => {
+                let _ = kernel.close(Stop::Detach).await;
+                return Err(e);
+            }
+        };
         let peers: Arc<Mutex<Vec<Weak<Connection>>>> = Arc::default();
         let accepting = tokio::spawn(accept(kernel.clone(), listener, peers.clone())).abort_handle();
         let data = json!({"pid": std::process::id(), "version": env!("CARGO_PKG_VERSION")});

@@ -121,8 +121,15 @@ impl Kernel {
         if self.0.open.set(open).is_err() {
             return Err(Error::internal("the kernel is open already"));
         }
-        self.0.plugins.initialize(self).await?;
-        self.0.agents.restore().await?;
+        let began = async {
+            self.0.plugins.initialize(self).await?;
+            self.0.agents.restore().await
+        };
+        if let Err(e) = began.await {
+            // What began already must not go on in a system that is none. Agents stay for the next host.
+            let _ = self.close(Stop::Detach).await;
+            return Err(e);
+        }
         Ok(())
     }
 
@@ -135,14 +142,28 @@ impl Kernel {
         open.store.close().await
     }
 
+    /// Gives up a kernel that was described and is not (or could not be) opened. Organs and kernel hold each
+    /// other, so that without this neither is ever freed.
+    pub fn discard(&self) {
+        for manifest in self.0.plugins.manifests() {
+            self.remove_owner(&Owner::plugin(manifest.id));
+        }
+        self.0.plugins.clear();
+    }
+
     pub(crate) fn from_weak(weak: &Weak<Inner>) -> Option<Self> {
         weak.upgrade().map(Self)
     }
 
-    /// Registers a plugin in a running system and initialises it.
+    /// Registers a plugin in a running system and initialises it. An error leaves nothing of it.
     pub async fn add_plugin(&self, plugin: Arc<dyn Plugin>) -> Result<()> {
+        let id = plugin.manifest().id;
         self.0.plugins.register(self, plugin)?;
-        self.0.plugins.initialize(self).await
+        if let Err(e) = self.0.plugins.initialize(self).await {
+            let _ = self.0.plugins.remove(self, id).await;
+            return Err(e);
+        }
+        Ok(())
     }
 
     /// Removes what `owner` registered, everywhere.

@@ -182,9 +182,23 @@ impl Plugins {
         }
     }
 
-    /// Shuts one plugin down; what it registered disappears.
+    /// Forgets all plugins without a word to them: none was initialised, or the system did not come to life.
+    pub(crate) fn clear(&self) {
+        let entries = std::mem::take(&mut *self.entries());
+        drop(entries);
+    }
+
+    /// Shuts one plugin down; what it registered disappears. Errors: `not-found`; `invalid-state` while
+    /// another one needs it; what its shutdown reports (it is gone all the same).
     pub async fn remove(&self, kernel: &Kernel, id: &str) -> Result<()> {
-        let entry = self.entries().remove(id).ok_or_else(|| Error::not_found("plugin", id))?;
+        let entry = {
+            let mut entries = self.entries();
+            if let Some((by, _)) = entries.iter().find(|(_, e)| e.manifest.depends_on.contains(&id)) {
+                return Err(Error::new(ErrorKind::InvalidState, format!("plugin `{by}` needs plugin `{id}`"))
+                    .hint(format!("remove `{by}` first")));
+            }
+            entries.remove(id).ok_or_else(|| Error::not_found("plugin", id))?
+        };
         let outcome = match entry.stage {
             Stage::Active => contained(entry.plugin.shutdown()).await.and_then(|r| r),
             Stage::Registered | Stage::Failed => Ok(()),

@@ -1,9 +1,9 @@
 //! Commands: everything a system can do, by path, with JSON in and out.
 
-use std::{collections::HashSet, ffi::c_char, sync::OnceLock};
+use std::{ffi::c_char, sync::OnceLock};
 
 use hms_core::{Kernel, command::Caller};
-use hms_runtime::organs;
+use hms_runtime::{System, organs};
 use serde_json::Value;
 
 use crate::{
@@ -42,7 +42,7 @@ pub unsafe extern "C" fn hms_command_run(
         let out = unsafe { Out::new("out_json", out_json) }?;
         let object = TABLE.get::<SystemObject>(system)?;
         let (path, args) = unsafe { (input::text("path", path)?, input::json("args_json", args_json)?) };
-        let run = object.system.run(path, args, caller(path), |_update| {});
+        let run = object.system.run(path, args, caller(&object.system, path), |_update| {});
         let result: Value = object.wait_for(run)?;
         out.put_text(result.to_string())?;
         Ok(())
@@ -50,9 +50,9 @@ pub unsafe extern "C" fn hms_command_run(
 }
 
 /// This process, as the command at `path` sees it.
-fn caller(path: &str) -> Caller {
+fn caller(system: &System, path: &str) -> Caller {
     let cwd = std::env::current_dir().ok().map(|dir| dir.display().to_string());
-    let env = wants_env(path).then(|| {
+    let env = wants_env(system, path).then(|| {
         // A name or value that is not UTF-8 cannot travel; it must not end the call.
         let all = std::env::vars_os();
         all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
@@ -61,13 +61,11 @@ fn caller(path: &str) -> Caller {
 }
 
 /// Whether the command asks for the caller's environment, which holds secrets: it goes to no other.
-fn wants_env(path: &str) -> bool {
-    static WANTING: OnceLock<HashSet<String>> = OnceLock::new();
-    let wanting = WANTING.get_or_init(|| {
-        let commands = Kernel::describe(organs()).map(|kernel| kernel.commands().list()).unwrap_or_default();
-        let wanting =
-            commands.iter().filter(|spec| spec.args.get("x-caller-env") == Some(&Value::Bool(true)));
-        wanting.map(|spec| spec.path.clone()).collect()
-    });
-    wanting.contains(path)
+fn wants_env(system: &System, path: &str) -> bool {
+    /// What the built-in organs offer, for commands that run at a host.
+    static DESCRIBED: OnceLock<Option<Kernel>> = OnceLock::new();
+    let described = || DESCRIBED.get_or_init(|| Kernel::describe(organs()).ok()).as_ref();
+    let kernel = system.kernel().or_else(described);
+    let command = kernel.and_then(|kernel| kernel.commands().get(path).ok());
+    command.is_some_and(|command| command.spec.args.get("x-caller-env") == Some(&Value::Bool(true)))
 }

@@ -13,6 +13,7 @@ use hms_core::{
     event::{Event, EventDraft, Overflow, Subscribe, Subscription},
     os::files::HomeLock,
     peer::{Attach, Client, HostCommand, RemoteSubscription},
+    plugin::Plugin,
 };
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
@@ -61,7 +62,7 @@ impl System {
     /// store or reading the configuration reports.
     pub async fn open(how: Open) -> Result<Self> {
         match how {
-            Open::Private { home } => Self::open_private(home.as_deref()).await,
+            Open::Private { home } => Self::open_private_with(home.as_deref(), Vec::new()).await,
             Open::Shared { home, start_host } => {
                 let home = home::prepare(home.as_deref())?;
                 let client = Client::attach(attach(&home, "libhms", start_host.as_deref())?).await?;
@@ -70,8 +71,14 @@ impl System {
         }
     }
 
-    async fn open_private(named: Option<&Path>) -> Result<Self> {
-        let kernel = Kernel::describe(organs())?;
+    /// Opens a private system (as [`Open::Private`]) with further plugins beside the built-in organs: its own
+    /// agent types, commands and services, registered through the same door. Agents of their types that the
+    /// home remembers go on.
+    ///
+    /// Errors: those of [`System::open`], and `already-exists` when a plugin's id or something that it
+    /// registers is taken.
+    pub async fn open_private_with(named: Option<&Path>, plugins: Vec<Arc<dyn Plugin>>) -> Result<Self> {
+        let kernel = Kernel::describe(organs().into_iter().chain(plugins).collect())?;
         let (home, files) = match named {
             Some(named) => {
                 let home = home::prepare(Some(named))?;

@@ -11,7 +11,7 @@ use hms_core::{
         token::Incarnations,
         tree::{self, KillTree},
     },
-    peer::{Attach, Client},
+    peer::{Attach, Client, SOCKET},
     plugin::{Manifest, Plugin, Registrar},
     store,
 };
@@ -113,6 +113,7 @@ fn info(kernel: &Kernel) -> Result<Value> {
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "started_ms": kernel.started_ms(),
+            "socket": kernel.dirs().runtime.join(SOCKET),
             "memory_bytes": usage.map(|u| u.rss_bytes),
         },
         "agents": {"total": agents.len(), "by_status": by_status},

@@ -3,7 +3,12 @@
 //! It obeys its control queue first, then its back-off timer, then the message in hand, then the mailbox.
 //! A crash is answered before anything is written: decide, start again, and only then publish and keep.
 
-use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 
 use serde_json::{Value, json};
 
@@ -12,18 +17,21 @@ use super::{
     Started, Status, Stop,
     message::Envelope,
     runtime::{RestartRequest, Restarted},
-    shared::{Control, KeptState, Settle, Shared},
+    shared::{Control, KeptState, Settle, Shared, facts_of},
 };
 use crate::{
     Error, ErrorKind, Kernel, Result,
-    clock::Mono,
-    contain::contained,
+    clock::{Mono, SharedClock},
+    contain::{contained, contained_sync},
     event::EventDraft,
     supervision::{Decision, RestartTracker, Strategy},
 };
 
-/// A handler that takes longer has hung: that is a failure of its agent.
+/// A handler, or a start, that takes longer has hung: that is a failure of its agent.
 const HANDLER_LIMIT: Duration = Duration::from_secs(60);
+
+/// A snapshot that takes longer is not waited for.
+const SNAPSHOT_LIMIT: Duration = Duration::from_secs(10);
 
 /// How long a graceful stop may take where the agent's configuration says nothing.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -49,6 +57,8 @@ pub(crate) struct Cell {
     phase: Phase,
     tracker: RestartTracker,
     behaviour: Option<Arc<dyn Behaviour>>,
+    /// The registration of its type that the behaviour comes from.
+    registration: u64,
     cx: AgentContext,
     /// What the behaviour last said of its health in this life.
     reported: Health,
@@ -65,6 +75,7 @@ impl Cell {
             phase: Phase::Idle,
             tracker: RestartTracker::default(),
             behaviour: None,
+            registration: 0,
             cx,
             reported: Health::unknown(),
             handling: None,
@@ -87,8 +98,11 @@ impl Cell {
                     None => break,
                     Some(Control::Destroy { reply }) => {
                         let done = self.destroy().await;
+                        let ended = done.is_ok();
                         let _ = reply.send(done);
-                        break;
+                        if ended {
+                            break;
+                        }
                     }
                     Some(control) => self.obey(control).await,
                 },
@@ -119,8 +133,8 @@ impl Cell {
             Control::Restart { request, reply } => {
                 let _ = reply.send(self.restart(request).await);
             }
-            Control::GroupStart { cause, reply } => {
-                let _ = reply.send(self.group_start(&cause).await);
+            Control::GroupStart { cause, anew, reply } => {
+                let _ = reply.send(self.group_start(&cause, anew).await);
             }
             Control::Update { spec, reply } => {
                 let _ = reply.send(self.update(spec).await);
@@ -159,7 +173,12 @@ impl Cell {
 
     /// Takes over what the last host left; true when that decided what the agent does now.
     async fn adopt_what_runs(&mut self, spec: &AgentSpec) -> bool {
-        let Ok(behaviour) = self.kernel.types().create(&spec.kind, &spec.config) else { return false };
+        let Ok((registration, behaviour)) =
+            self.kernel.types().create_registered(&spec.kind, &spec.config)
+        else {
+            return false;
+        };
+        self.registration = registration;
         let adoption = contained(behaviour.adopt(&self.cx)).await.and_then(|r| r);
         match adoption {
             Ok(Adoption::Adopted { incarnation, started }) => {
@@ -195,10 +214,16 @@ impl Cell {
         if matches!(self.phase, Phase::Live) {
             return Ok(());
         }
-        self.tracker.clear();
+        self.forget_failures();
         self.kept.quarantined = None;
         self.kept.finished = None;
         self.begin_life().await
+    }
+
+    /// Its own failures, and those of the group it is the parent of.
+    fn forget_failures(&mut self) {
+        self.tracker.clear();
+        self.shared.group.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Starts a new life, or waits when something it needs is missing. An error leaves it failed.
@@ -218,23 +243,34 @@ impl Cell {
                 Ok(())
             }
             Err(e) => {
-                self.end_life("it could not be started");
                 self.settle(Status::Failed, Some(format!("could not start: {}", e.message)));
                 Err(e)
             }
         }
     }
 
-    /// Makes a behaviour and starts it. The hot path of every restart: no store, no event.
+    /// Makes a behaviour and starts it. The hot path of every restart: no store, no event. What could not be
+    /// started is ended, so that nothing of it meets the next life.
     async fn launch(&mut self) -> Result<Started> {
         let spec = self.shared.spec();
-        let behaviour = self.kernel.types().create(&spec.kind, &spec.config)?;
+        let (registration, behaviour) = self.kernel.types().create_registered(&spec.kind, &spec.config)?;
+        self.registration = registration;
         let incarnation = self.cx.incarnation() + 1;
         self.enter_life(behaviour.clone(), incarnation);
-        if let Some(snapshot) = self.kernel.agents().snapshot_of(&self.shared.id) {
-            contained(behaviour.restore(snapshot)).await??;
+        let begin = async {
+            if let Some(snapshot) = self.kernel.agents().snapshot_of(&self.shared.id) {
+                behaviour.restore(snapshot).await?;
+            }
+            behaviour.start(&self.cx).await
+        };
+        let started = within(self.kernel.clock(), HANDLER_LIMIT, "its start", begin).await.and_then(|started| started);
+        if started.is_err() {
+            if let Err(e) = contained(behaviour.stop(Stop::Kill)).await.and_then(|ended| ended) {
+                tracing::warn!(agent = %self.shared.id, error = %e, "what did not start could not be ended");
+            }
+            self.end_life("it could not be started");
         }
-        contained(behaviour.start(&self.cx)).await?
+        started
     }
 
     fn enter_life(&mut self, behaviour: Arc<dyn Behaviour>, incarnation: u64) {
@@ -278,17 +314,21 @@ impl Cell {
             let _ = self.begin_life().await;
         } else if matches!(self.phase, Phase::Live) && self.is_deserted() {
             // Not a failure of the agent: it goes on where its type is offered, now or later.
-            let _ = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
-            if self.begin_life().await.is_err() {
-                self.cx.exited(ExitReport::failure("it could not go on with another provider of its type"));
+            if let Err(e) = self.abandon(Stop::Graceful(STOP_DEADLINE)).await {
+                tracing::warn!(agent = %self.shared.id, error = %e, "a life without a provider could not be ended cleanly");
+            }
+            if let Err(e) = self.begin_life().await {
+                let why = format!("could not go on with another provider of its type: {}", e.message);
+                self.on_exit(ExitReport::failure(why)).await;
             }
         }
     }
 
     /// Whether who offered its type, or what runs it, is gone.
     fn is_deserted(&self) -> bool {
-        self.behaviour.as_ref().is_some_and(|b| !b.is_attached())
-            || self.kernel.types().get(&self.shared.spec().kind).is_err()
+        let attached = |b: &Arc<dyn Behaviour>| contained_sync(|| b.is_attached()).unwrap_or(true);
+        self.behaviour.as_ref().is_some_and(|b| !attached(b))
+            || !self.kernel.types().is_registered(&self.shared.spec().kind, self.registration)
     }
 
     // ---- what the behaviour tells -------------------------------------------------------------
@@ -333,6 +373,10 @@ impl Cell {
         let grouped = self.kernel.agents().strategy_over(&spec) != Strategy::OneForOne;
         match decision {
             Decision::Restart(delay) if delay.is_zero() && !grouped => {
+                if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
+                    self.publish_exit(&ended, &exit, "restart");
+                    return self.wait(format!("waiting for `{missing}`"));
+                }
                 let relaunched = self.relaunch().await;
                 self.publish_exit(&ended, &exit, "restart");
                 self.after_relaunch(relaunched, &exit.reason, "supervision", noticed).await;
@@ -380,6 +424,9 @@ impl Cell {
             self.phase = Phase::Grouped;
             self.kernel.agents().restart_group(&self.shared, &exit);
             return;
+        }
+        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
+            return self.wait(format!("waiting for `{missing}`"));
         }
         let now = self.kernel.clock().now();
         let relaunched = self.relaunch().await;
@@ -442,16 +489,37 @@ impl Cell {
     // ---- what others ask ----------------------------------------------------------------------
 
     async fn stop(&mut self, how: Stop, settle: Settle) -> Result<()> {
+        if matches!(settle, Settle::ForGroup(_)) && !self.shares_its_groups_fate() {
+            return Ok(());
+        }
         let stopped = self.abandon(how).await;
         match settle {
             Settle::Stopped(_) if how == Stop::Detach => {}
             Settle::Stopped(why) => self.settle(Status::Stopped, Some(why)),
             Settle::Quarantined(why) => self.quarantine(why),
+            Settle::ForGroup(_) if stopped.is_err() => return self.stopped_badly(stopped),
             Settle::ForGroup(why) => {
                 self.set_status(Status::Restarting, Some(why));
                 self.phase = Phase::Grouped;
                 self.refresh_health();
             }
+        }
+        stopped
+    }
+
+    /// Whether a restart of its group restarts it: not one that is meant not to run, and not one that waits,
+    /// which starts by itself.
+    fn shares_its_groups_fate(&self) -> bool {
+        let settled = self.kept.quarantined.is_some() || self.kept.finished.is_some();
+        !settled
+            && !matches!(self.phase, Phase::Waiting)
+            && self.shared.spec().desired == Desired::Running
+    }
+
+    /// A life that could not be ended may still be there: no other one is started beside it.
+    fn stopped_badly<T>(&mut self, stopped: Result<T>) -> Result<T> {
+        if let Err(e) = &stopped {
+            self.settle(Status::Failed, Some(format!("could not be ended: {}", e.message)));
         }
         stopped
     }
@@ -469,15 +537,17 @@ impl Cell {
         let since = self.kernel.clock().now();
         let behaviour = self.behaviour.clone();
         let how = if request.kill { Stop::Kill } else { Stop::Graceful(STOP_DEADLINE) };
-        self.abandon(how).await?;
+        let ended = self.abandon(how).await;
+        self.stopped_badly(ended)?;
         if request.reset {
             self.kernel.agents().forget_snapshot(&self.shared.id);
             if let Some(behaviour) = behaviour {
-                contained(behaviour.reset(&self.cx)).await??;
+                let reset = contained(behaviour.reset(&self.cx)).await.and_then(|r| r);
+                self.stopped_badly(reset)?;
             }
         }
         if request.if_incarnation.is_none() {
-            self.tracker.clear();
+            self.forget_failures();
         }
         self.kept.quarantined = None;
         self.kept.finished = None;
@@ -494,10 +564,14 @@ impl Cell {
         }
     }
 
-    /// The group starts this member again; its own count of failures begins anew with the group's.
-    async fn group_start(&mut self, cause: &str) -> Result<()> {
+    /// The group starts this member again. After an escalation the parent's count of failures is the one that
+    /// matters, and its own begins `anew`.
+    async fn group_start(&mut self, cause: &str, anew: bool) -> Result<()> {
         if !matches!(self.phase, Phase::Grouped) {
             return Ok(());
+        }
+        if anew {
+            self.forget_failures();
         }
         let since = self.kernel.clock().now();
         if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
@@ -518,7 +592,8 @@ impl Cell {
                 self.stop(Stop::Graceful(STOP_DEADLINE), Settle::Stopped("stopped".into())).await
             }
             Desired::Running if new_life && matches!(self.phase, Phase::Live) => {
-                self.abandon(Stop::Graceful(STOP_DEADLINE)).await?;
+                let ended = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
+                self.stopped_badly(ended)?;
                 self.begin_life().await
             }
             Desired::Running
@@ -532,7 +607,8 @@ impl Cell {
 
     async fn destroy(&mut self) -> Result<()> {
         let behaviour = self.behaviour.clone();
-        self.abandon(Stop::Graceful(STOP_DEADLINE)).await?;
+        let ended = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
+        self.stopped_badly(ended)?;
         if let Some(behaviour) = behaviour {
             let _ = contained(behaviour.reset(&self.cx)).await;
         }
@@ -547,11 +623,18 @@ impl Cell {
         let Some(behaviour) = self.behaviour.clone() else { return Ok(()) };
         if how != Stop::Kill
             && was_live
-            && let Ok(Some(snapshot)) = contained(behaviour.snapshot()).await
+            && let Ok(Some(snapshot)) =
+                within(self.kernel.clock(), SNAPSHOT_LIMIT, "its snapshot", behaviour.snapshot()).await
         {
             let _ = self.kernel.agents().save_snapshot(&self.shared.id, snapshot).await;
         }
-        let stopped = contained(behaviour.stop(how)).await.and_then(|r| r);
+        let mut stopped = contained(behaviour.stop(how)).await.and_then(|r| r);
+        if let (Err(e), Stop::Graceful(_)) = (&stopped, how)
+            && matches!(e.kind, ErrorKind::Panic | ErrorKind::Timeout)
+        {
+            // It did not get as far as trying force.
+            stopped = contained(behaviour.stop(Stop::Kill)).await.and_then(|r| r);
+        }
         self.end_life("the agent was stopped");
         stopped
     }
@@ -641,6 +724,8 @@ impl Cell {
             Status::Failed => Health::of(vec![Issue::critical("failed", why())]),
             Status::Quarantined => Health::of(vec![Issue::critical("quarantined", why())]),
         };
+        // Even without a change: a life that follows at once on a healthy one begins its own time of health.
+        self.tracker.health(self.kernel.clock().now(), health.status == HealthStatus::Healthy);
         let previous = {
             let mut public = self.shared.public();
             if public.state.health == health {
@@ -648,7 +733,6 @@ impl Cell {
             }
             std::mem::replace(&mut public.state.health, health.clone())
         };
-        self.tracker.health(self.kernel.clock().now(), health.status == HealthStatus::Healthy);
         let data =
             json!({"health": health, "previous": previous.status, "incarnation": self.cx.incarnation()});
         self.publish("agent.health.updated", data);
@@ -663,7 +747,7 @@ impl Cell {
 
     /// This life, as events tell it.
     fn life(&self) -> Value {
-        let mut life = self.behaviour.as_ref().map(|b| b.facts()).unwrap_or_default();
+        let mut life = self.behaviour.as_deref().map(facts_of).unwrap_or_default();
         life.insert("incarnation".into(), self.cx.incarnation().into());
         life.insert("restarts".into(), self.kept.restarts.into());
         Value::Object(life)
@@ -695,6 +779,18 @@ async fn when(timer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     match timer {
         Some(timer) => timer.await,
         None => std::future::pending().await,
+    }
+}
+
+/// The outcome of `future`, which may panic, and may take as long as `limit`.
+async fn within<F: Future>(clock: &SharedClock, limit: Duration, what: &str, future: F) -> Result<F::Output> {
+    tokio::select! {
+        biased;
+        outcome = contained(future) => outcome,
+        () = clock.sleep_until(clock.now() + limit) => Err(Error::new(
+            ErrorKind::Timeout,
+            format!("{what} took longer than {}", crate::duration::format(limit)),
+        )),
     }
 }
 

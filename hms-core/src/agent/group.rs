@@ -31,15 +31,19 @@ impl Agents {
             let strategy = parent.spec().strategy;
             let hit = affected(strategy, &ids, &failed.id.as_str());
             let members: Vec<_> = children.iter().filter(|c| hit.contains(&c.id.as_str())).cloned().collect();
+            if members.is_empty() {
+                // Another parent was given to it meanwhile.
+                return failed.tell_cell(Control::Start { reply: None });
+            }
             let why = format!("`{}` failed: {cause}", failed.name());
-            agents.restart_members(&parent, &members, &failed.id, &why).await;
+            agents.restart_members(&parent, &members, false, &why).await;
         });
     }
 
     /// `failed` restarted too often: its parent's whole group is restarted, or its parent escalates.
     pub(super) fn escalate(&self, failed: &Arc<Shared>, why: &str) {
         let Some(parent) = self.parent_of(failed) else { return };
-        let (agents, why, failed) = (self.clone(), why.to_owned(), failed.clone());
+        let (agents, why) = (self.clone(), why.to_owned());
         self.spawn(async move {
             let decision = {
                 let kernel = agents.kernel();
@@ -51,7 +55,7 @@ impl Agents {
                     let clock = agents.kernel().clock().clone();
                     clock.sleep_until(clock.now() + delay).await;
                     let children = agents.children_of(&parent);
-                    agents.restart_members(&parent, &children, &failed.id, &why).await;
+                    agents.restart_members(&parent, &children, true, &why).await;
                 }
                 Decision::Stay | Decision::Fail | Decision::Escalate => {
                     let to = parent.spec().parent.clone();
@@ -66,16 +70,14 @@ impl Agents {
         });
     }
 
-    async fn restart_members(&self, parent: &Arc<Shared>, members: &[Arc<Shared>], failed: &str, why: &str) {
+    /// Stops `members` and what is below them, last first, and starts them again, first first.
+    async fn restart_members(&self, parent: &Arc<Shared>, members: &[Arc<Shared>], anew: bool, why: &str) {
         let _one_at_a_time = parent.group_lock.lock().await;
-        for child in members.iter().rev().filter(|c| c.id != failed) {
-            let settle = Settle::ForGroup(why.to_owned());
-            self.stop_cell(child, Stop::Graceful(STOP_DEADLINE), settle).await;
+        for child in members.iter().rev() {
+            self.stop_tree(child, why).await;
         }
         for child in members {
-            let (tx, rx) = oneshot::channel();
-            child.tell_cell(Control::GroupStart { cause: why.to_owned(), reply: tx });
-            let _ = rx.await;
+            self.start_tree(child, anew, why).await;
         }
         self.publish_about(
             parent,
@@ -85,6 +87,22 @@ impl Agents {
                 "members": members.iter().map(|m| m.name()).collect::<Vec<_>>(),
             }),
         );
+    }
+
+    async fn stop_tree(&self, root: &Arc<Shared>, why: &str) {
+        for child in self.children_of(root).iter().rev() {
+            Box::pin(self.stop_tree(child, why)).await;
+        }
+        self.stop_cell(root, Stop::Graceful(STOP_DEADLINE), Settle::ForGroup(why.to_owned())).await;
+    }
+
+    async fn start_tree(&self, root: &Arc<Shared>, anew: bool, why: &str) {
+        let (tx, rx) = oneshot::channel();
+        root.tell_cell(Control::GroupStart { cause: why.to_owned(), anew, reply: tx });
+        let _ = rx.await;
+        for child in self.children_of(root) {
+            Box::pin(self.start_tree(&child, anew, why)).await;
+        }
     }
 
     async fn quarantine_tree(&self, root: &Arc<Shared>, why: &str) {

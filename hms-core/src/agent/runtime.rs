@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -11,15 +11,19 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AgentContext, AgentSpec, AgentState, Desired, Health, Issue, Message, Snapshot, Stop,
+    AgentContext, AgentSpec, AgentState, Behaviour, Desired, Health, Issue, Message, Snapshot, Stop,
     cell::{Cell, STOP_DEADLINE, refuse},
     index::Index,
     message::Envelope,
     shared::{Control, KeptState, Settle, Shared},
 };
 use crate::{
-    Error, ErrorKind, Kernel, Result, contain::contained, event::EventDraft, kernel::Inner,
-    store::agents as table, supervision::Strategy,
+    Error, ErrorKind, Kernel, Result,
+    contain::{contained, contained_sync},
+    event::EventDraft,
+    kernel::Inner,
+    store::agents as table,
+    supervision::Strategy,
 };
 
 /// How an agent is created.
@@ -104,7 +108,7 @@ impl Agents {
     /// `type-unavailable`; with `must_start` also whatever kept it from starting. An error leaves
     /// nothing behind.
     pub async fn create(&self, mut spec: AgentSpec, how: Create) -> Result<Value> {
-        let _structure = self.inner.structure.lock().await;
+        let structure = self.inner.structure.lock().await;
         let kernel = self.kernel();
         if spec.name.is_empty() {
             spec.name = format!("{}-{}", spec.kind, kernel.rng().token(4));
@@ -128,11 +132,21 @@ impl Agents {
             return self.update_locked(&there, spec).await;
         }
         let shared = self.insert(&kernel, spec, &how).await?;
+        // What takes its time to start must not keep others from being created.
+        drop(structure);
         let (tx, rx) = oneshot::channel();
         shared.tell_cell(Control::Boot { adopt: false, reply: Some(tx) });
         let started = rx.await.unwrap_or_else(|_| Err(gone(&shared.id)));
         if let (Err(e), true) = (started, how.must_start) {
-            self.destroy_locked(&shared).await?;
+            let _structure = self.inner.structure.lock().await;
+            let needed = {
+                let index = self.index();
+                !index.dependents(&shared).is_empty() || !index.children(&shared).is_empty()
+            };
+            // Somebody may have built on it meanwhile, or destroyed it: then it is not ours to undo.
+            if !needed && self.index().get(&shared.id).is_some() {
+                self.destroy_locked(&shared).await?;
+            }
             return Err(e);
         }
         Ok(shared.row())
@@ -349,12 +363,15 @@ impl Agents {
 
     /// Measurements of a living agent, by name.
     pub fn measure(&self, id_or_name: &str) -> Result<Vec<(&'static str, f64)>> {
-        Ok(self.find(id_or_name)?.behaviour().map(|b| b.measure()).unwrap_or_default())
+        let behaviour = self.find(id_or_name)?.behaviour();
+        Ok(behaviour.and_then(|b| contained_sync(|| b.measure()).ok()).unwrap_or_default())
     }
 
     /// Whether this agent's health has to be asked for now.
     pub fn needs_checks(&self, id_or_name: &str) -> bool {
-        self.find(id_or_name).is_ok_and(|s| s.is_ready() && s.behaviour().is_some_and(|b| b.needs_checks()))
+        // One that panics when it is asked is checked, which finds out more.
+        let needs = |b: Arc<dyn Behaviour>| contained_sync(|| b.needs_checks()).unwrap_or(true);
+        self.find(id_or_name).is_ok_and(|s| s.is_ready() && s.behaviour().is_some_and(needs))
     }
 
     /// Asks a living agent how well it is, and remembers the answer. One that does not answer within its
@@ -485,6 +502,7 @@ impl Agents {
         }
         shared.mailbox.push(Envelope { message, deadline, reply }).map(drop).map_err(|e| match e {
             hms_queue::PushError::Full(_) => {
+                shared.refused.fetch_add(1, Ordering::Relaxed);
                 Error::new(ErrorKind::QueueFull, format!("the mailbox of agent `{}` is full", shared.name()))
             }
             hms_queue::PushError::Closed(_) => gone(&shared.id),

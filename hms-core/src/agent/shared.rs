@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use hms_queue::{Overflow, Queue};
@@ -16,7 +19,7 @@ use super::{
     message::Envelope,
     runtime::{RestartRequest, Restarted},
 };
-use crate::{Result, supervision::RestartTracker};
+use crate::{Result, contain::contained_sync, supervision::RestartTracker};
 
 /// Where an agent is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -122,6 +125,8 @@ pub(crate) enum Control {
     /// Its group starts it again.
     GroupStart {
         cause: String,
+        /// Whether its own count of failures begins anew.
+        anew: bool,
         reply: Reply<()>,
     },
     Restart {
@@ -170,11 +175,18 @@ pub(crate) struct Shared {
     pub(crate) group: Mutex<RestartTracker>,
     /// As a parent: held while its group is restarted.
     pub(crate) group_lock: tokio::sync::Mutex<()>,
+    /// Messages that found the mailbox full.
+    pub(crate) refused: AtomicU64,
     /// Messages received, by source; at most [`EDGES`] sources are told apart.
     edges: Mutex<HashMap<String, u64>>,
 }
 
 const EDGES: usize = 256;
+
+/// What a behaviour shows of itself; nothing when it panics.
+pub(super) fn facts_of(behaviour: &dyn Behaviour) -> Map<String, Value> {
+    contained_sync(|| behaviour.facts()).unwrap_or_default()
+}
 
 impl Shared {
     pub(crate) fn new(
@@ -186,6 +198,8 @@ impl Shared {
         now_ms: u64,
     ) -> Self {
         let state = AgentState {
+            // Until its cell has looked at what there is to adopt or to start.
+            status: Status::Waiting,
             restarts: kept.restarts,
             incarnation: kept.incarnation,
             last_exit: kept.last_exit.clone(),
@@ -201,6 +215,7 @@ impl Shared {
             public: Mutex::new(Public { spec, state, behaviour: None }),
             group: Mutex::default(),
             group_lock: tokio::sync::Mutex::default(),
+            refused: AtomicU64::new(0),
             edges: Mutex::default(),
         }
     }
@@ -262,7 +277,7 @@ impl Shared {
             row.insert("reason".into(), reason.clone().into());
         }
         if let Some(behaviour) = behaviour {
-            row.append(&mut behaviour.facts());
+            row.append(&mut facts_of(&*behaviour));
         }
         Value::Object(row)
     }
@@ -274,7 +289,6 @@ impl Shared {
             let public = self.public();
             (public.spec.clone(), public.state.clone())
         };
-        let mailbox = self.mailbox.stats();
         row["issues"] = json!(state.health.issues);
         row["incarnation"] = state.incarnation.into();
         row["last_exit"] = json!(state.last_exit);
@@ -285,7 +299,7 @@ impl Shared {
         row["restart"] = json!(spec.restart);
         row["config"] = spec.config.clone();
         row["messages"] =
-            json!({"waiting": self.mailbox.len(), "refused": mailbox.lost, "from": self.edges()});
+            json!({"waiting": self.mailbox.len(), "refused": self.refused.load(Ordering::Relaxed), "from": self.edges()});
         row
     }
 }

@@ -5,16 +5,21 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use serde_json::Value;
 
 use super::behaviour::{AgentTypeSpec, Behaviour, BehaviourFactory};
-use crate::{Error, ErrorKind, Result, owner::Owner, schema::LazySchema};
+use crate::{Error, ErrorKind, Result, contain::contained_sync, owner::Owner, schema::LazySchema};
 
 #[derive(Clone)]
 struct Provider {
+    /// Which registration this is: a provider that went and came back is another one.
+    registration: u64,
     spec: Arc<AgentTypeSpec>,
     owner: Owner,
     schema: Arc<LazySchema>,
@@ -25,6 +30,7 @@ struct Provider {
 #[derive(Default)]
 pub struct AgentTypes {
     by_name: RwLock<BTreeMap<String, Vec<Provider>>>,
+    registered: AtomicU64,
 }
 
 impl AgentTypes {
@@ -55,7 +61,8 @@ impl AgentTypes {
                 format!("agent type `{}` is already registered by {owner}", spec.name),
             ));
         }
-        providers.push(Provider { spec: Arc::new(spec), owner, schema, factory });
+        let registration = self.registered.fetch_add(1, Ordering::Relaxed);
+        providers.push(Provider { registration, spec: Arc::new(spec), owner, schema, factory });
         Ok(())
     }
 
@@ -87,7 +94,20 @@ impl AgentTypes {
 
     /// A behaviour of type `name`.
     pub fn create(&self, name: &str, config: &Value) -> Result<Arc<dyn Behaviour>> {
-        self.provider(name)?.factory.create(config)
+        self.create_registered(name, config).map(|(_, behaviour)| behaviour)
+    }
+
+    /// A behaviour of type `name`, and the registration it comes from. A factory that panics fails.
+    pub(super) fn create_registered(&self, name: &str, config: &Value) -> Result<(u64, Arc<dyn Behaviour>)> {
+        let provider = self.provider(name)?;
+        let behaviour = contained_sync(|| provider.factory.create(config)).and_then(|made| made)?;
+        Ok((provider.registration, behaviour))
+    }
+
+    /// Whether type `name` is still offered by this registration, actively or standing by.
+    pub(super) fn is_registered(&self, name: &str, registration: u64) -> bool {
+        let by_name = self.by_name.read().unwrap_or_else(PoisonError::into_inner);
+        by_name.get(name).is_some_and(|p| p.iter().any(|p| p.registration == registration))
     }
 
     /// Removes what `owner` registered; whether there was anything.

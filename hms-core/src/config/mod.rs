@@ -252,7 +252,7 @@ impl Config {
             let e = Error::new(ErrorKind::InvalidArgument, format!("no configuration key `{key}`"));
             match closest(key, known.iter().map(String::as_str)) {
                 Some(near) => e.hint(format!("did you mean `{near}`?")),
-                None => e,
+                None => e.hint("`{program} system configure` lists the keys"),
             }
         })
     }

@@ -319,7 +319,7 @@ impl Shared {
         let mut stillborn = 0;
         loop {
             match UnixStream::connect(&socket).await {
-                Ok(stream) => match self.greet(stream).await {
+                Ok(stream) => match self.greet_within(stream, until).await {
                     // It died while we greeted it: on to the next one.
                     Err(e) if e.kind == ErrorKind::HostUnavailable && Instant::now() < until => {}
                     greeted => return greeted,
@@ -351,6 +351,16 @@ impl Shared {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(100));
         }
+    }
+
+    /// Greets, but a host that is stopped or hangs shall not hang us.
+    async fn greet_within(self: &Arc<Self>, stream: UnixStream, until: Instant) -> Result<()> {
+        let host = hms_os::host::peer_credentials(&stream).map(|peer| format!(" (pid {})", peer.pid)).unwrap_or_default();
+        tokio::time::timeout_at(until, self.greet(stream)).await.unwrap_or_else(|_| {
+            let waited = crate::duration::format(self.attach.deadline);
+            Err(Error::new(ErrorKind::HostUnavailable, format!("the host{host} does not answer within {waited}"))
+                .hint("end it with `kill -9`: agents outlive it, and the next command starts another"))
+        })
     }
 
     async fn greet(self: &Arc<Self>, stream: UnixStream) -> Result<()> {

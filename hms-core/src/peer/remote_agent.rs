@@ -141,7 +141,11 @@ impl Behaviour for PeerAgent {
         let told = asked.and_then(|health| {
             serde_json::from_value(health).map_err(|e| Error::new(ErrorKind::Protocol, format!("not a health: {e}")))
         });
-        told.unwrap_or_else(|e| Health::of(vec![Issue::critical("health-check", e.message)]))
+        told.unwrap_or_else(|e| match e.kind {
+            // Nobody is there to ask: the agent is about to wait for another provider, not ill.
+            ErrorKind::TypeUnavailable => Health::unknown(),
+            _ => Health::of(vec![Issue::critical("health-check", e.message)]),
+        })
     }
 
     fn needs_checks(&self) -> bool {
@@ -157,7 +161,7 @@ impl Behaviour for PeerAgent {
     }
 
     async fn stop(&self, how: Stop) -> Result<()> {
-        if !self.is_attached() {
+        if !self.is_attached() || self.life.get().is_none() {
             return Ok(());
         }
         let (word, patience) = match how {

@@ -151,30 +151,19 @@ impl PeerHandler for Session {
             "type.list" => Ok(json!(kernel.types().list())),
             "type.register" => {
                 let spec: AgentTypeSpec = parse(params)?;
-                Schema::compile(&spec.schema).map_err(|e| e.context(format!("agent type `{}`", spec.name)))?;
+                Schema::compile(&spec.schema)
+                    .map_err(|e| e.context(format!("agent type `{}`", spec.name)))?;
                 let factory = Arc::new(PeerType { peer: Arc::downgrade(peer) });
-                let registered = self.leased(peer, || kernel.types().register(self.owner.clone(), spec, factory));
+                let registered =
+                    self.leased(peer, || kernel.types().register(self.owner.clone(), spec, factory));
                 kernel.agents().types_changed();
                 registered
             }
-            "agent.report" => {
-                let report: Report = parse(params)?;
-                let agents = kernel.agents();
-                let kind = agents.spec(&report.id)?.kind.clone();
-                if !kernel.types().is_offered_by(&kind, &self.owner) {
-                    return Err(Error::new(
-                        ErrorKind::PermissionDenied,
-                        format!("this peer does not offer agent type `{kind}`"),
-                    ));
-                }
-                let cx = agents.context(&report.id)?;
-                report.deliver(&cx);
-                Ok(Value::Null)
-            }
+            "agent.report" => self.report(params).map(|()| Value::Null),
             "agent.save" => {
                 let id = params["id"].as_str().ok_or_else(|| Error::argument("id", "is missing"))?;
                 let snapshot = snapshot_from_json(&params["snapshot"])?;
-                let id = kernel.agents().id(id)?;
+                let id = self.agent_of_this_peer(id)?;
                 kernel.agents().save_snapshot(&id, snapshot).await.map(|()| Value::Null)
             }
             "event.publish" => self.publish(params).await,
@@ -227,6 +216,12 @@ impl PeerHandler for Session {
     }
 
     async fn notification(&self, _peer: &Arc<Connection>, method: &str, params: Value) {
+        // In order, where the order of several reports matters.
+        if method == "agent.report"
+            && let Err(e) = self.report(params.clone())
+        {
+            tracing::warn!(error = %e, "a peer's report is not accepted");
+        }
         if method == "command.cancel"
             && let Some(call) = params.get("call").and_then(Value::as_u64)
             && let Some(running) = self.running().get(&call)
@@ -272,6 +267,28 @@ impl Session {
         }))
     }
 
+    /// Hands what the peer says of an agent it runs to that agent.
+    fn report(&self, params: Value) -> Result<()> {
+        let report: Report = parse(params)?;
+        let id = self.agent_of_this_peer(&report.id)?;
+        let cx = self.kernel.agents().context(&id)?;
+        report.deliver(&cx);
+        Ok(())
+    }
+
+    /// The id of an agent whose type this peer offers.
+    fn agent_of_this_peer(&self, id_or_name: &str) -> Result<String> {
+        let agents = self.kernel.agents();
+        let kind = agents.spec(id_or_name)?.kind.clone();
+        if !self.kernel.types().is_offered_by(&kind, &self.owner) {
+            return Err(Error::new(
+                ErrorKind::PermissionDenied,
+                format!("this peer does not offer agent type `{kind}`"),
+            ));
+        }
+        agents.id(id_or_name)
+    }
+
     async fn run(&self, peer: &Arc<Connection>, run: Run) -> Result<Value> {
         let command = self.kernel.commands().get(&run.path)?;
         let (updates, mut outgoing) = mpsc::channel(64);
@@ -310,16 +327,18 @@ impl Session {
             durable: bool,
         }
         let publish: Publish = parse(params)?;
-        crate::event::Subject::parse(&publish.kind)?;
         let mut draft = EventDraft::json(publish.kind.as_str(), publish.data);
         if let Some(subject) = publish.subject {
             draft = draft.subject(subject);
         }
-        draft = draft.source(publish.source.unwrap_or_else(|| format!("/peers/{}", self.owner)));
+        draft = draft.source(publish.source.unwrap_or_else(|| match &self.owner {
+            Owner::Peer(number) => format!("/peers/{number}"),
+            Owner::Plugin(id) => format!("/plugins/{id}"),
+        }));
         let event = if publish.durable {
             self.kernel.bus().publish_journaled(draft).await?
         } else {
-            self.kernel.publish(draft)
+            self.kernel.bus().try_publish(draft)?
         };
         Ok(json!({"id": event.id.to_string(), "sequence": event.sequence}))
     }
@@ -360,11 +379,26 @@ impl Session {
 /// Forwards events in batches. A peer that reads slowly fills its own bounded queue, and the losses are
 /// counted there; nobody else waits for it.
 async fn pump(subscription: Subscription, peer: Arc<Connection>, number: u64) {
+    let mut lost = 0;
     while let Some(batch) = subscription.next_batch(256).await {
-        let events: Vec<Value> = batch.events.iter().map(|e| Event::to_json(e)).collect();
-        let params = json!({"subscription": number, "events": events, "lost": batch.lost});
-        if peer.notify("event.batch", params).await.is_err() {
-            break;
+        lost += batch.lost;
+        // Large events are sent in parts, each as long as a frame may be.
+        let mut parts = vec![batch.events.as_slice()];
+        while let Some(part) = parts.pop() {
+            let events: Vec<Value> = part.iter().map(|e| Event::to_json(e)).collect();
+            let params = json!({
+                "subscription": number, "events": events, "lost": lost, "pruned_through": batch.pruned_through,
+            });
+            match peer.notify("event.batch", params).await {
+                Ok(()) => lost = 0,
+                Err(e) if e.kind != ErrorKind::InvalidArgument => return,
+                Err(_) if part.len() > 1 => {
+                    let (first, second) = part.split_at(part.len() / 2);
+                    parts.extend([second, first]);
+                }
+                // No frame can carry it.
+                Err(_) => lost += 1,
+            }
         }
     }
 }

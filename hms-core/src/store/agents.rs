@@ -112,7 +112,7 @@ pub fn get(c: &Connection, id: &str) -> Result<Option<AgentRow>> {
 /// # Errors
 /// `store-corrupt` when a row is not what was written.
 pub fn list(c: &Connection) -> Result<Vec<AgentRow>> {
-    let mut statement = c.prepare_cached("SELECT * FROM agents ORDER BY created_ms, id")?;
+    let mut statement = c.prepare_cached("SELECT * FROM agents ORDER BY rowid")?;
     let rows = statement.query_map([], |row| Ok(agent(row)))?;
     rows.map(|row| row?).collect()
 }

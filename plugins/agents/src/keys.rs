@@ -114,7 +114,7 @@ fn invalid(key: &str, problem: impl std::fmt::Display) -> Error {
 
 /// The schema of a duration with a default.
 pub(crate) fn duration_schema(about: &str, default: &str) -> Value {
-    json!({"type": "string", "x-value": "DURATION", "description": about, "default": default})
+    json!({"type": "string", "format": "hms-duration", "x-value": "DURATION", "description": about, "default": default})
 }
 
 /// Two objects of properties as one.

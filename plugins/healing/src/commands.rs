@@ -230,7 +230,12 @@ async fn history(engine: Arc<Engine>, cx: CommandContext, args: History) -> Resu
 }
 
 /// Waits until no incident (of `agent`, if one is named) is open.
-async fn settle(engine: &Arc<Engine>, cx: &CommandContext, agent: Option<&str>, timeout: Duration) -> Result<()> {
+async fn settle(
+    engine: &Arc<Engine>,
+    cx: &CommandContext,
+    agent: Option<&str>,
+    timeout: Duration,
+) -> Result<()> {
     // Before the first look, so that nothing is missed in between.
     let changes = engine.kernel.bus().subscribe(Subscribe::to(["heal.incident.>"]))?;
     let clock = engine.kernel.clock().clone();

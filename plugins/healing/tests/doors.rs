@@ -322,8 +322,8 @@ async fn history_waits_until_nothing_is_open() {
     assert_eq!((&all[0]["agent"], &all[0]["outcome"]), (&json!("web"), &json!("verified")));
 
     web.stuck_until.store(u64::MAX, SeqCst);
-    web.crash("boom");
     lab.told();
+    web.crash("boom");
     lab.until("an incident is open", || lab.told().iter().any(|kind| kind == "heal.incident.opened")).await;
     let wait = json!({"agent": "web", "wait": true, "timeout": "100ms"});
     let e = lab.drive(lab.command("heal history", wait)).await.unwrap_err();

@@ -89,7 +89,7 @@ impl Life {
             limits: &limits,
             ..Spawn::new(&config.command[0])
         })
-        .map_err(|e| Error::io("starting the process", &e))?;
+        .map_err(|e| cannot_start(&e))?;
         let record = Record { incarnation: cx.incarnation(), ready: false, id: process.id() };
         if let Err(e) = record.write(dir) {
             // It still carries its token: the next host finds it without the record.
@@ -395,6 +395,20 @@ impl Life {
 
     fn keep(&self, task: tokio::task::AbortHandle) {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
+    }
+}
+
+/// Why a process could not be started, and what may help.
+fn cannot_start(e: &std::io::Error) -> Error {
+    let error = Error::io("starting the process", e);
+    match e.kind() {
+        std::io::ErrorKind::NotFound => error.hint("name the program by its full path, or set PATH"),
+        // Of all that a start needs, only the working directory is one.
+        std::io::ErrorKind::NotADirectory => {
+            Error { kind: ErrorKind::NotFound, ..error }.hint("name another working directory")
+        }
+        std::io::ErrorKind::PermissionDenied => error.hint("it must be executable, by the user that is to run it"),
+        _ => error,
     }
 }
 
