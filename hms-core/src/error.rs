@@ -172,6 +172,7 @@ impl Error {
             io::ErrorKind::NotFound => ErrorKind::NotFound,
             _ => ErrorKind::Io,
         };
-        Self::new(kind, format!("{what}: {e}"))
+        let error = Self::new(kind, format!("{what}: {e}"));
+        if kind == ErrorKind::DiskFull { error.hint("free space on that file system") } else { error }
     }
 }

@@ -194,8 +194,11 @@ impl Plugins {
         let entry = {
             let mut entries = self.entries();
             if let Some((by, _)) = entries.iter().find(|(_, e)| e.manifest.depends_on.contains(&id)) {
-                return Err(Error::new(ErrorKind::InvalidState, format!("plugin `{by}` needs plugin `{id}`"))
-                    .hint(format!("remove `{by}` first")));
+                return Err(Error::new(
+                    ErrorKind::InvalidState,
+                    format!("plugin `{by}` needs plugin `{id}`"),
+                )
+                .hint(format!("remove `{by}` first")));
             }
             entries.remove(id).ok_or_else(|| Error::not_found("plugin", id))?
         };

@@ -188,9 +188,7 @@ async fn an_ask_ends_at_its_deadline() {
     system.worker("a").await;
     let ask = |body: Value| {
         let agents = agents.clone();
-        tokio::spawn(
-            async move { agents.ask("a", Message::new("t", body), Duration::from_secs(3)).await },
-        )
+        tokio::spawn(async move { agents.ask("a", Message::new("t", body), Duration::from_secs(3)).await })
     };
     let blocked = ask(json!({"do": "block"}));
     let behind = ask(json!({"do": "count"}));
@@ -406,7 +404,12 @@ async fn snapshots_outlive_stops_and_hosts_and_a_reset_forgets_them() {
 
     let request = RestartRequest { reset: true, kill: true, ..RestartRequest::default() };
     system.kernel.agents().restart("a", request).await.unwrap();
-    system.kernel.agents().restart("a", RestartRequest { kill: true, ..RestartRequest::default() }).await.unwrap();
+    system
+        .kernel
+        .agents()
+        .restart("a", RestartRequest { kill: true, ..RestartRequest::default() })
+        .await
+        .unwrap();
     let system = system.reopen().await;
     settle().await;
     assert_eq!(system.count("a").await, 1, "what was forgotten does not come back with the next host");

@@ -89,7 +89,10 @@ impl Plugin for Part {
 
     fn register(&self, to: &Registrar) -> Result<()> {
         let say_hello = handler(|_, ()| async { Ok(json!("hello")) });
-        let any = CommandSpec { args: json!(true), ..CommandSpec::new(&format!("{} hello", self.id), "says hello") };
+        let any = CommandSpec {
+            args: json!(true),
+            ..CommandSpec::new(&format!("{} hello", self.id), "says hello")
+        };
         to.command(any, say_hello)?;
         to.service(ServiceSpec::new(&format!("{}.echo", self.id), "1.2.0", "echoes"), Arc::new(Echo))?;
         to.agent_type(type_spec(self.kind, self.version), Arc::new(Workers(self.world.clone())))?;
@@ -145,7 +148,9 @@ async fn what_a_plugin_registers_is_there_and_goes_with_it() {
     let echo = kernel.services().lookup("one.echo", &"^1.1".parse().unwrap()).unwrap();
     let answer = echo.call("any", json!(1), PATIENCE).await.unwrap();
     assert_eq!(answer, json!({"method": "any", "args": 1}));
-    let Err(miss) = kernel.services().lookup("one.echo", &"^2".parse().unwrap()) else { panic!("no 2 is there") };
+    let Err(miss) = kernel.services().lookup("one.echo", &"^2".parse().unwrap()) else {
+        panic!("no 2 is there")
+    };
     assert!(miss.message.contains("1.2.0"), "{miss}");
 
     kernel.plugins().remove(kernel, "one").await.unwrap();
@@ -162,7 +167,8 @@ async fn what_a_plugin_registers_is_there_and_goes_with_it() {
 #[tokio::test]
 async fn a_second_plugin_of_one_id_is_an_error() {
     let log = Log::default();
-    let twice: Vec<Arc<dyn Plugin>> = vec![Arc::new(Part::new("one", &log)), Arc::new(Part::new("one", &log))];
+    let twice: Vec<Arc<dyn Plugin>> =
+        vec![Arc::new(Part::new("one", &log)), Arc::new(Part::new("one", &log))];
     let e = Kernel::describe_with(twice, ManualClock::shared(), Rng::seeded(1)).err().expect("an error");
     assert_eq!(e.kind, ErrorKind::AlreadyExists);
     assert!(e.message.contains("`one`"), "{e}");

@@ -352,7 +352,11 @@ async fn a_child_that_fails_too_often_has_its_whole_group_restarted_and_counts_a
         assert_eq!(system.status(name), Status::Quarantined, "{name}");
         assert_eq!(system.world.lives(name), 0, "{name}");
     }
-    assert_eq!(system.world.take_log(), ["start a", "stop b", "stop top"], "children end before their parent");
+    assert_eq!(
+        system.world.take_log(),
+        ["start a", "stop b", "stop top"],
+        "children end before their parent"
+    );
 
     // A person starts them again, and all counts begin anew.
     for name in ["top", "a", "b"] {
@@ -386,10 +390,7 @@ async fn an_escalation_that_reaches_the_grandparent_restarts_its_whole_tree() {
     let escalated = watch.event("agent.escalated", "mid").await;
     assert_eq!(data(&escalated)["to"], "root");
     group_restarted(&watch, "root").await;
-    assert_eq!(
-        system.world.take_log(),
-        ["stop other", "stop mid", "start mid", "start leaf", "start other"]
-    );
+    assert_eq!(system.world.take_log(), ["stop other", "stop mid", "start mid", "start leaf", "start other"]);
     for name in ["root", "mid", "leaf", "other"] {
         assert_eq!(system.status(name), Status::Running, "{name}");
     }
@@ -454,7 +455,8 @@ fn spec(which: usize) -> AgentSpec {
 
 fn step() -> impl Generator<Value = Step> {
     let who = || 0..NAMES.len();
-    let fault = || prop_oneof![Just(Fault::FailsToStart), Just(Fault::PanicsInStart), Just(Fault::StartsPending)];
+    let fault =
+        || prop_oneof![Just(Fault::FailsToStart), Just(Fault::PanicsInStart), Just(Fault::StartsPending)];
     prop_oneof![
         3 => who().prop_map(Step::Create),
         1 => who().prop_map(Step::Destroy),
@@ -527,7 +529,12 @@ fn check_end(system: &System) -> Result<(), TestCaseError> {
         let lives = system.world.lives(name);
         prop_assert_eq!(lives, usize::from(state.status.is_live()), "{} is {:?}", name, state);
         if spec.desired == Desired::Stopped {
-            prop_assert!(!state.status.is_live() && state.status != Status::Restarting, "{}: {:?}", name, state);
+            prop_assert!(
+                !state.status.is_live() && state.status != Status::Restarting,
+                "{}: {:?}",
+                name,
+                state
+            );
         } else {
             // It runs, or there is a reason: it waits for another, failed too often, or its job is done.
             prop_assert!(state.status.is_live() || state.reason.is_some(), "{}: {:?}", name, state);

@@ -54,12 +54,16 @@ fn agents() -> [Value; 4] {
 
 /// How its result is shown.
 pub(crate) fn view() -> View {
-    let incidents = View::table_at("/incidents", "none", &[
-        ("AGENT", "/agent", Format::Text),
-        ("CAUSE", "/cause", Format::Text),
-        ("HEALED BY", "/steps/0/action", Format::Text),
-        ("OUTCOME", "/outcome", Format::State),
-    ]);
+    let incidents = View::table_at(
+        "/incidents",
+        "none",
+        &[
+            ("AGENT", "/agent", Format::Text),
+            ("CAUSE", "/cause", Format::Text),
+            ("HEALED BY", "/steps/0/action", Format::Text),
+            ("OUTCOME", "/outcome", Format::State),
+        ],
+    );
     View::record(&[("Faults healed", "/healed", Format::Text), ("Verified", "/verified", Format::Text)])
         .with("Incidents", incidents)
 }
@@ -78,7 +82,8 @@ pub(crate) async fn run(cx: CommandContext, args: Demo) -> Result<Value> {
         system: system.clone(),
         terminal,
         style,
-        redraw: Redraw::new(around.terminal), tells: !around.terminal && !around.json,
+        redraw: Redraw::new(around.terminal),
+        tells: !around.terminal && !around.json,
         log: Vec::new(),
         verified: BTreeMap::new(),
     };

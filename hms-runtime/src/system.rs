@@ -9,6 +9,7 @@ use std::{
 use hms_core::{
     Error, ErrorKind, Kernel, Result,
     agent::{STOP_DEADLINE, Stop},
+    clock::Rng,
     command::{Caller, CommandContext, Update},
     event::{Event, EventDraft, Overflow, Subscribe, Subscription},
     os::files::HomeLock,
@@ -78,7 +79,6 @@ impl System {
     /// Errors: those of [`System::open`], and `already-exists` when a plugin's id or something that it
     /// registers is taken.
     pub async fn open_private_with(named: Option<&Path>, plugins: Vec<Arc<dyn Plugin>>) -> Result<Self> {
-        let kernel = Kernel::describe(organs().into_iter().chain(plugins).collect())?;
         let (home, files) = match named {
             Some(named) => {
                 let home = home::prepare(Some(named))?;
@@ -90,12 +90,19 @@ impl System {
                 (home, files)
             }
             None => {
-                let name = format!("hms-private-{}-{}", std::process::id(), kernel.rng().token(8));
+                let name = format!("hms-private-{}-{}", std::process::id(), Rng::from_os().token(8));
                 let home = home::prepare(Some(&std::env::temp_dir().join(name)))?;
                 (home.clone(), PrivateFiles::Temporary(home))
             }
         };
-        kernel.open(&home, &home::runtime_dir(&home)?).await?;
+        let kernel = Kernel::describe(organs().into_iter().chain(plugins).collect())?;
+        if let Err(e) = kernel.open(&home, &home::runtime_dir(&home)?).await {
+            kernel.discard();
+            if let PrivateFiles::Temporary(home) = files {
+                let _ = std::fs::remove_dir_all(home);
+            }
+            return Err(e);
+        }
         Ok(Self(Arc::new(Place::Here { kernel, files })))
     }
 

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use hms_tests::{Home, free_port, text, until, PATIENCE};
+use hms_tests::{Home, PATIENCE, free_port, text, until};
 use serde_json::Value;
 
 /// A command line that fails: words of it, kind, exit code, words of the message, words of the hint.
@@ -24,8 +24,20 @@ fn arguments_are_refused_by_name() {
     let cases: &[Case<'_>] = &[
         (&["agnt", "list"], "invalid-argument", 2, &["'agnt'"], &["agent"]),
         (&["agent", "list", "--foo"], "invalid-argument", 2, &["--foo"], &[]),
-        (&["agent", "create", "proces", "--", "x"], "invalid-argument", 2, &["proces", "process, tcp"], &["process"]),
-        (&["agent", "create", "process", "--name", "No Name", "--", "x"], "invalid-argument", 2, &["`name`", "`No Name`"], &["a-z"]),
+        (
+            &["agent", "create", "proces", "--", "x"],
+            "invalid-argument",
+            2,
+            &["proces", "process, tcp"],
+            &["process"],
+        ),
+        (
+            &["agent", "create", "process", "--name", "No Name", "--", "x"],
+            "invalid-argument",
+            2,
+            &["`name`", "`No Name`"],
+            &["a-z"],
+        ),
         (&["agent", "create", "process"], "invalid-argument", 2, &["<COMMAND>"], &[]),
         (&["agent", "create", "http"], "invalid-argument", 2, &["--url"], &[]),
         (&["agent", "status", "nope"], "not-found", 3, &["no agent `nope`"], &["agent list"]),
@@ -35,15 +47,51 @@ fn arguments_are_refused_by_name() {
         (&["agent", "send", "a", "hi", "--ask"], "not-supported", 1, &["reads nothing"], &["--stdin fifo"]),
         (&["agent", "destroy", "nope"], "not-found", 3, &["no agent `nope`"], &["agent list"]),
         (&["agent", "destroy", "a"], "invalid-state", 4, &["`c` needs `a`"], &["destroy `c` first"]),
-        (&["agent", "logs", "a", "--since-offset", "3"], "invalid-argument", 2, &["`since_offset`"], &["--stream"]),
+        (
+            &["agent", "logs", "a", "--since-offset", "3"],
+            "invalid-argument",
+            2,
+            &["`since_offset`"],
+            &["--stream"],
+        ),
         (&["heal", "trigger", "nope"], "not-found", 3, &["no agent `nope`"], &["agent list"]),
         (&["heal", "trigger", "a", "--rung", "pray"], "invalid-argument", 2, &["pray"], &["restart"]),
-        (&["heal", "configure", "verify_windw", "3s"], "invalid-argument", 2, &["healing.verify_windw"], &["verify_window"]),
+        (
+            &["heal", "configure", "verify_windw", "3s"],
+            "invalid-argument",
+            2,
+            &["healing.verify_windw"],
+            &["verify_window"],
+        ),
         (&["monitor", "events", "a..b"], "invalid-argument", 2, &["`a..b`", "byte 2"], &["agent.*"]),
-        (&["monitor", "events", "--filter", "data.("], "invalid-argument", 2, &["line 1, column 6"], &["CEL"]),
-        (&["system", "configure", "monitoring.intervall", "3s"], "invalid-argument", 2, &["monitoring.intervall"], &["`monitoring.interval`"]),
-        (&["system", "configure", "monitoring.interval", "soon"], "invalid-argument", 2, &["monitoring.interval", "`soon`", "500ms"], &[]),
-        (&["system", "configure", "nothing.here", "1"], "invalid-argument", 2, &["nothing.here"], &["codex-hms system configure"]),
+        (
+            &["monitor", "events", "--filter", "data.("],
+            "invalid-argument",
+            2,
+            &["line 1, column 6"],
+            &["CEL"],
+        ),
+        (
+            &["system", "configure", "monitoring.intervall", "3s"],
+            "invalid-argument",
+            2,
+            &["monitoring.intervall"],
+            &["`monitoring.interval`"],
+        ),
+        (
+            &["system", "configure", "monitoring.interval", "soon"],
+            "invalid-argument",
+            2,
+            &["monitoring.interval", "`soon`", "500ms"],
+            &[],
+        ),
+        (
+            &["system", "configure", "nothing.here", "1"],
+            "invalid-argument",
+            2,
+            &["nothing.here"],
+            &["codex-hms system configure"],
+        ),
     ];
     refused(&home, cases);
     home.stop();
@@ -58,27 +106,129 @@ fn configurations_are_refused_by_key() {
     };
     let missing_cwd = with(&["--cwd", "/no/such/folder"], &["sleep", "1"]);
     let cases: &[Case<'_>] = &[
-        (&["agent", "create", "process", "--name", "a", "--", "sleep", "1"], "already-exists", 4, &["`a`"], &["another name"]),
+        (
+            &["agent", "create", "process", "--name", "a", "--", "sleep", "1"],
+            "already-exists",
+            4,
+            &["`a`"],
+            &["another name"],
+        ),
         (&with(&[], &["/no/such/program"]), "not-found", 3, &["/no/such/program"], &["full path"]),
         (&with(&[], &["no-such-program"]), "not-found", 3, &["no-such-program", "PATH"], &["PATH"]),
         (&with(&[], &["/etc/passwd"]), "permission-denied", 7, &["/etc/passwd"], &["executable"]),
         (&missing_cwd, "not-found", 3, &["/no/such/folder"], &["working directory"]),
-        (&with(&["--depends-on", "zz"], &["sleep", "1"]), "invalid-argument", 2, &["`depends_on`", "`zz`"], &["first"]),
-        (&with(&["--depends-on", "b"], &["sleep", "1"]), "invalid-argument", 2, &["`depends_on`", "`b`"], &[]),
-        (&with(&["--parent", "zz"], &["sleep", "1"]), "invalid-argument", 2, &["`parent`", "`zz`"], &["first"]),
-        (&with(&["--config", "{\"command\": 3}"], &[]), "invalid-config", 2, &["`command`", "expected array", "3"], &[]),
-        (&with(&["--config", "{\"command\": [\"x\""], &[]), "invalid-argument", 2, &["--config", "JSON", "line 1 column 16"], &[]),
-        (&with(&["--config", "{\"comand\": [\"x\"]}"], &[]), "invalid-config", 2, &["unknown key `comand`", "`command` is missing"], &[]),
-        (&with(&["--memory-limit", "lots"], &["sleep", "1"]), "invalid-config", 2, &["`memory_limit`", "`lots`", "64MB"], &[]),
-        (&with(&["--ready-timeout", "soon"], &["sleep", "1"]), "invalid-config", 2, &["`ready_timeout`", "`soon`", "500ms"], &[]),
-        (&with(&["--health-interval", "5ms"], &["sleep", "1"]), "invalid-argument", 2, &["`health.interval`", "100ms"], &[]),
-        (&with(&["--limit", "open_filez=3"], &["sleep", "1"]), "invalid-config", 2, &["open_filez", "open_files"], &[]),
-        (&with(&["--stop-signal", "SIGFOO"], &["sleep", "1"]), "invalid-config", 2, &["`stop.signal`", "SIGFOO", "TERM"], &[]),
-        (&with(&["--user", "nobody-here"], &["sleep", "1"]), "invalid-config", 2, &["`user`", "nobody-here"], &["uid"]),
-        (&with(&["--liveness-http", "not-a-url"], &["sleep", "1"]), "invalid-config", 2, &["`liveness.http`", "not-a-url"], &["http://"]),
-        (&with(&["--readiness-log", "("], &["sleep", "1"]), "invalid-config", 2, &["`readiness.log`", "regular expression"], &[]),
-        (&with(&["--healing", "ladder=pray"], &["sleep", "1"]), "invalid-config", 2, &["`healing`", "`ladder`"], &[]),
-        (&with(&["--healing", "verify_windw=3s"], &["sleep", "1"]), "invalid-config", 2, &["verify_windw"], &["verify_window"]),
+        (
+            &with(&["--depends-on", "zz"], &["sleep", "1"]),
+            "invalid-argument",
+            2,
+            &["`depends_on`", "`zz`"],
+            &["first"],
+        ),
+        (
+            &with(&["--depends-on", "b"], &["sleep", "1"]),
+            "invalid-argument",
+            2,
+            &["`depends_on`", "`b`"],
+            &[],
+        ),
+        (
+            &with(&["--parent", "zz"], &["sleep", "1"]),
+            "invalid-argument",
+            2,
+            &["`parent`", "`zz`"],
+            &["first"],
+        ),
+        (
+            &with(&["--config", "{\"command\": 3}"], &[]),
+            "invalid-config",
+            2,
+            &["`command`", "expected array", "3"],
+            &[],
+        ),
+        (
+            &with(&["--config", "{\"command\": [\"x\""], &[]),
+            "invalid-argument",
+            2,
+            &["--config", "JSON", "line 1 column 16"],
+            &[],
+        ),
+        (
+            &with(&["--config", "{\"comand\": [\"x\"]}"], &[]),
+            "invalid-config",
+            2,
+            &["unknown key `comand`", "`command` is missing"],
+            &[],
+        ),
+        (
+            &with(&["--memory-limit", "lots"], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["`memory_limit`", "`lots`", "64MB"],
+            &[],
+        ),
+        (
+            &with(&["--ready-timeout", "soon"], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["`ready_timeout`", "`soon`", "500ms"],
+            &[],
+        ),
+        (
+            &with(&["--health-interval", "5ms"], &["sleep", "1"]),
+            "invalid-argument",
+            2,
+            &["`health.interval`", "100ms"],
+            &[],
+        ),
+        (
+            &with(&["--limit", "open_filez=3"], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["open_filez", "open_files"],
+            &[],
+        ),
+        (
+            &with(&["--stop-signal", "SIGFOO"], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["`stop.signal`", "SIGFOO", "TERM"],
+            &[],
+        ),
+        (
+            &with(&["--user", "nobody-here"], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["`user`", "nobody-here"],
+            &["uid"],
+        ),
+        (
+            &with(&["--liveness-http", "not-a-url"], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["`liveness.http`", "not-a-url"],
+            &["http://"],
+        ),
+        (
+            &with(&["--readiness-log", "("], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["`readiness.log`", "regular expression"],
+            &[],
+        ),
+        (
+            &with(&["--healing", "ladder=pray"], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["`healing`", "`ladder`"],
+            &[],
+        ),
+        (
+            &with(&["--healing", "verify_windw=3s"], &["sleep", "1"]),
+            "invalid-config",
+            2,
+            &["verify_windw"],
+            &["verify_window"],
+        ),
     ];
     refused(&home, cases);
     home.stop();
@@ -92,18 +242,39 @@ fn a_declaration_is_refused_with_its_lines_and_as_a_whole() {
     let cases: &[(&str, &[&str])] = &[
         ("[agents.x]\ncommand = [\"sleep\"\n", &[":2:", "unclosed array"]),
         ("[agents.x]\ntype = \"proces\"\n", &[":2:1: agents.x", "`proces`", "`process`"]),
-        ("[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\ncomand = 3\n", &[":4:1: agents.x", "`comand`", "`command`"]),
-        ("[agents.x]\ntype = \"process\"\ncommand = \"true\"\n", &[":3:", "agents.x.command", "expected array"]),
-        ("[agents.x]\ntype = \"process\"\ncommand = [\"/no/such\"]\n", &[":3:", "agents.x.command", "/no/such"]),
-        ("[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\ncwd = \"gone\"\n", &[":4:", "agents.x.cwd", "gone"]),
-        ("[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\nmemory_limit = \"lots\"\n", &[":4:", "memory_limit", "`lots`"]),
-        ("[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\ndepends_on = [\"gone\"]\n", &[":4:", "`gone`"]),
+        (
+            "[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\ncomand = 3\n",
+            &[":4:1: agents.x", "`comand`", "`command`"],
+        ),
+        (
+            "[agents.x]\ntype = \"process\"\ncommand = \"true\"\n",
+            &[":3:", "agents.x.command", "expected array"],
+        ),
+        (
+            "[agents.x]\ntype = \"process\"\ncommand = [\"/no/such\"]\n",
+            &[":3:", "agents.x.command", "/no/such"],
+        ),
+        (
+            "[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\ncwd = \"gone\"\n",
+            &[":4:", "agents.x.cwd", "gone"],
+        ),
+        (
+            "[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\nmemory_limit = \"lots\"\n",
+            &[":4:", "memory_limit", "`lots`"],
+        ),
+        (
+            "[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\ndepends_on = [\"gone\"]\n",
+            &[":4:", "`gone`"],
+        ),
         (
             "[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\ndepends_on = [\"y\"]\n\
              [agents.y]\ntype = \"process\"\ncommand = [\"true\"]\ndepends_on = [\"x\"]\n",
             &[":4:", "dependency cycle: x → y → x"],
         ),
-        ("[agents.taken]\ntype = \"process\"\ncommand = [\"true\"]\n", &[":1:", "`taken`", "not declared by this file"]),
+        (
+            "[agents.taken]\ntype = \"process\"\ncommand = [\"true\"]\n",
+            &[":1:", "`taken`", "not declared by this file"],
+        ),
         ("[agents.x]\ntype = \"process\"\ncommand = [\"true\"]\n[agents.x]\n", &[":4:", "duplicate"]),
         ("[agnts.x]\ntype = \"process\"\n", &[":1:", "`agnts`"]),
     ];
@@ -115,7 +286,11 @@ fn a_declaration_is_refused_with_its_lines_and_as_a_whole() {
             fs::write(&file, content).expect("it can be written");
             for args in [&["up", text(&file)][..], &["up", text(&file), "--check"]] {
                 let failure = home.fails(args);
-                assert_eq!((failure.kind.as_str(), failure.code), ("invalid-config", 2), "{declaration}: {failure:?}");
+                assert_eq!(
+                    (failure.kind.as_str(), failure.code),
+                    ("invalid-config", 2),
+                    "{declaration}: {failure:?}"
+                );
                 let said = format!("{} {}", failure.message, failure.hint);
                 for word in *words {
                     let word = shifted(word, moved);
@@ -126,7 +301,9 @@ fn a_declaration_is_refused_with_its_lines_and_as_a_whole() {
         }
         assert_eq!(world(&home), before, "{declaration}: something changed");
     }
-    home.fails(&["up", text(&home.file("gone.toml"))]).says("not-found", 3, &["gone.toml"]).hints(&["up FILE"]);
+    home.fails(&["up", text(&home.file("gone.toml"))])
+        .says("not-found", 3, &["gone.toml"])
+        .hints(&["up FILE"]);
     home.stop();
 }
 
@@ -184,7 +361,8 @@ fn a_port_in_use_is_seen_where_one_looks() {
 fn a_job_that_is_given_nothing_to_wait_for_ends_a_wait() {
     let home = Home::new();
     let file = home.file("hms.toml");
-    let declaration = "[agents.x]\ntype = \"process\"\ncommand = [\"false\"]\n[agents.x.restart]\npolicy = \"temporary\"\n";
+    let declaration =
+        "[agents.x]\ntype = \"process\"\ncommand = [\"false\"]\n[agents.x.restart]\npolicy = \"temporary\"\n";
     fs::write(&file, declaration).expect("it can be written");
     let failure = until("it has failed", PATIENCE, || {
         // Ready is what it is for the moment it lives; waited for after that, it is lost.
@@ -214,7 +392,8 @@ fn refused(home: &Home, cases: &[Case<'_>]) {
 fn world(home: &Home) -> (Value, Vec<i32>, BTreeMap<PathBuf, Option<Vec<u8>>>) {
     let agents = home.json(&["agent", "list"]);
     let pids = home.processes().iter().map(|t| t.pid).collect();
-    let folders = fs::read_dir(home.path().join("agents")).expect("it is there").flatten().map(|e| (e.path(), None));
+    let folders =
+        fs::read_dir(home.path().join("agents")).expect("it is there").flatten().map(|e| (e.path(), None));
     let mut files: BTreeMap<_, _> = folders.collect();
     let config = home.path().join("config.toml");
     files.insert(config.clone(), contents(&config));

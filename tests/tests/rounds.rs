@@ -37,7 +37,8 @@ fn what_was_acknowledged_survives_any_death_of_the_host() {
         let (random, mut total) = (Rng::seeded(seed), Work::default());
         let open = Open::Shared { home: Some(home.path().to_owned()), start_host: Some(hms_program()) };
         let system = System::open(open).await.expect("a host");
-        let mut workers: Vec<Worker> = (0..WORKERS).map(|n| Worker::new(n, system.clone(), random.next_u64())).collect();
+        let mut workers: Vec<Worker> =
+            (0..WORKERS).map(|n| Worker::new(n, system.clone(), random.next_u64())).collect();
         for round in 0..rounds {
             workers = Box::pin(one_round(&home, &random, workers)).await;
             let done = Box::pin(settle(&home, &system, &mut workers)).await;
@@ -45,7 +46,10 @@ fn what_was_acknowledged_survives_any_death_of_the_host() {
             total.acknowledged += done.acknowledged;
             total.unknown += done.unknown;
         }
-        println!("{rounds} rounds, {} acknowledged, {} cut off by a death", total.acknowledged, total.unknown);
+        println!(
+            "{rounds} rounds, {} acknowledged, {} cut off by a death",
+            total.acknowledged, total.unknown
+        );
         drop(workers);
         system.close(false).await.expect("it detaches");
     });
@@ -90,7 +94,8 @@ async fn settle(home: &Home, system: &System, workers: &mut [Worker]) -> Work {
     let names: BTreeSet<&str> = listed.iter().copied().collect();
     assert_eq!(names.len(), listed.len(), "a name is there twice: {listed:?}");
     let history = ask(system, "heal history", json!({"limit": 10_000})).await;
-    let incidents: BTreeSet<&str> = history.as_array().expect("incidents").iter().filter_map(|i| i["id"].as_str()).collect();
+    let incidents: BTreeSet<&str> =
+        history.as_array().expect("incidents").iter().filter_map(|i| i["id"].as_str()).collect();
 
     let (mut known, mut work) = (BTreeSet::new(), Work::default());
     for worker in workers {
@@ -106,7 +111,8 @@ async fn settle(home: &Home, system: &System, workers: &mut [Worker]) -> Work {
         // What was cut off happened or it did not: from here on it is known which.
         for name in std::mem::take(&mut worker.unknown) {
             work.unknown += 1;
-            let kept = if names.contains(name.as_str()) { &mut worker.created } else { &mut worker.destroyed };
+            let kept =
+                if names.contains(name.as_str()) { &mut worker.created } else { &mut worker.destroyed };
             kept.insert(name);
         }
         known.extend(worker.created.iter().cloned());
@@ -121,7 +127,11 @@ async fn settle(home: &Home, system: &System, workers: &mut [Worker]) -> Work {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let status = ask(system, "system info", json!({})).await;
-    assert_eq!((&status["store"]["failing"], &status["store"]["lost"]), (&json!(false), &json!(0)), "{status}");
+    assert_eq!(
+        (&status["store"]["failing"], &status["store"]["lost"]),
+        (&json!(false), &json!(0)),
+        "{status}"
+    );
     work
 }
 

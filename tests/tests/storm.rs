@@ -39,7 +39,11 @@ fn without_limits_none_falls_silent() {
     for name in &names {
         let row = row(&rows, name);
         let since = row["since_ms"].as_u64().expect("a time");
-        assert!(now_ms.saturating_sub(since) < SILENCE_MS, "`{name}` is silent for {} ms: {row}", now_ms - since);
+        assert!(
+            now_ms.saturating_sub(since) < SILENCE_MS,
+            "`{name}` is silent for {} ms: {row}",
+            now_ms - since
+        );
         assert!(matches!(row["status"].as_str(), Some("running" | "restarting" | "starting")), "{row}");
         restarts.push(row["restarts"].as_u64().expect("a count"));
     }
@@ -52,7 +56,11 @@ fn without_limits_none_falls_silent() {
     assert_eq!(status["store"]["failing"], false, "{status}");
     // The history is not flooded: a storm is one incident an agent.
     let incidents = home.json(&["heal", "history", "--limit", "10000"]);
-    assert!(incidents.as_array().expect("incidents").len() <= 2 * CRASHERS, "{} incidents", incidents.as_array().map_or(0, Vec::len));
+    assert!(
+        incidents.as_array().expect("incidents").len() <= 2 * CRASHERS,
+        "{} incidents",
+        incidents.as_array().map_or(0, Vec::len)
+    );
     home.stop();
 }
 
@@ -68,12 +76,16 @@ fn with_the_default_limits_they_end_quarantined_and_the_host_rests() {
     let incidents = until("all are escalated", PATIENCE, || {
         let all = home.json(&["heal", "history", "--limit", "10000"]);
         let all = all.as_array()?.clone();
-        let escalated = |name: &String| all.iter().any(|i| i["agent"] == name.as_str() && i["outcome"] == "escalated");
+        let escalated =
+            |name: &String| all.iter().any(|i| i["agent"] == name.as_str() && i["outcome"] == "escalated");
         names.iter().all(escalated).then_some(all)
     });
     assert_eq!(incidents.len(), CRASHERS, "one incident each");
     for incident in &incidents {
-        assert!(incident["occurrences"].as_u64().is_some_and(|n| n >= 6), "all exits belong to it: {incident}");
+        assert!(
+            incident["occurrences"].as_u64().is_some_and(|n| n >= 6),
+            "all exits belong to it: {incident}"
+        );
     }
 
     // What is over costs nothing: no polling, no spinning.

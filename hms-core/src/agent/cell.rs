@@ -173,8 +173,7 @@ impl Cell {
 
     /// Takes over what the last host left; true when that decided what the agent does now.
     async fn adopt_what_runs(&mut self, spec: &AgentSpec) -> bool {
-        let Ok((registration, behaviour)) =
-            self.kernel.types().create_registered(&spec.kind, &spec.config)
+        let Ok((registration, behaviour)) = self.kernel.types().create_registered(&spec.kind, &spec.config)
         else {
             return false;
         };
@@ -263,7 +262,8 @@ impl Cell {
             }
             behaviour.start(&self.cx).await
         };
-        let started = within(self.kernel.clock(), HANDLER_LIMIT, "its start", begin).await.and_then(|started| started);
+        let started =
+            within(self.kernel.clock(), HANDLER_LIMIT, "its start", begin).await.and_then(|started| started);
         if started.is_err() {
             if let Err(e) = contained(behaviour.stop(Stop::Kill)).await.and_then(|ended| ended) {
                 tracing::warn!(agent = %self.shared.id, error = %e, "what did not start could not be ended");
@@ -511,9 +511,7 @@ impl Cell {
     /// which starts by itself.
     fn shares_its_groups_fate(&self) -> bool {
         let settled = self.kept.quarantined.is_some() || self.kept.finished.is_some();
-        !settled
-            && !matches!(self.phase, Phase::Waiting)
-            && self.shared.spec().desired == Desired::Running
+        !settled && !matches!(self.phase, Phase::Waiting) && self.shared.spec().desired == Desired::Running
     }
 
     /// A life that could not be ended may still be there: no other one is started beside it.

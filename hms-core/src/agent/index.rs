@@ -35,9 +35,9 @@ impl Index {
     }
 
     pub(crate) fn find(&self, id_or_name: &str) -> Result<Arc<Shared>> {
-        self.get(id_or_name)
-            .cloned()
-            .ok_or_else(|| Error::not_found("agent", id_or_name).hint("`{program} agent list` shows the agents"))
+        self.get(id_or_name).cloned().ok_or_else(|| {
+            Error::not_found("agent", id_or_name).hint("`{program} agent list` shows the agents")
+        })
     }
 
     /// All, in order of creation.

@@ -187,8 +187,10 @@ impl Agents {
         hms_os::files::create_private_dir(&dir).map_err(|e| Error::io(dir.display(), &e))?;
         if let Some(env) = env {
             let path = dir.join("env.json");
-            hms_os::files::write_private(&path, json!(env).to_string().as_bytes())
-                .map_err(|e| Error::io(path.display(), &e))?;
+            hms_os::files::write_private(&path, json!(env).to_string().as_bytes()).map_err(|e| {
+                let _ = std::fs::remove_dir_all(&dir);
+                Error::io(path.display(), &e)
+            })?;
         }
         Ok(dir)
     }

@@ -298,8 +298,7 @@ impl Shared {
         row["desired"] = json!(spec.desired);
         row["restart"] = json!(spec.restart);
         row["config"] = spec.config.clone();
-        row["messages"] =
-            json!({"waiting": self.mailbox.len(), "refused": self.refused.load(Ordering::Relaxed), "from": self.edges()});
+        row["messages"] = json!({"waiting": self.mailbox.len(), "refused": self.refused.load(Ordering::Relaxed), "from": self.edges()});
         row
     }
 }

@@ -355,11 +355,16 @@ impl Shared {
 
     /// Greets, but a host that is stopped or hangs shall not hang us.
     async fn greet_within(self: &Arc<Self>, stream: UnixStream, until: Instant) -> Result<()> {
-        let host = hms_os::host::peer_credentials(&stream).map(|peer| format!(" (pid {})", peer.pid)).unwrap_or_default();
+        let host = hms_os::host::peer_credentials(&stream)
+            .map(|peer| format!(" (pid {})", peer.pid))
+            .unwrap_or_default();
         tokio::time::timeout_at(until, self.greet(stream)).await.unwrap_or_else(|_| {
             let waited = crate::duration::format(self.attach.deadline);
-            Err(Error::new(ErrorKind::HostUnavailable, format!("the host{host} does not answer within {waited}"))
-                .hint("end it with `kill -9`: agents outlive it, and the next command starts another"))
+            Err(Error::new(
+                ErrorKind::HostUnavailable,
+                format!("the host{host} does not answer within {waited}"),
+            )
+            .hint("end it with `kill -9`: agents outlive it, and the next command starts another"))
         })
     }
 

@@ -17,7 +17,10 @@ use serde_json::{Map, Value, json};
 use super::Connection;
 use crate::{
     Error, ErrorKind, Result,
-    agent::{AgentContext, Behaviour, BehaviourFactory, ExitReport, Health, Issue, Message, Snapshot, Started, Stop},
+    agent::{
+        AgentContext, Behaviour, BehaviourFactory, ExitReport, Health, Issue, Message, Snapshot, Started,
+        Stop,
+    },
 };
 
 /// How long a peer may take to start or to stop an agent.
@@ -30,7 +33,11 @@ pub(super) struct PeerType {
 
 impl BehaviourFactory for PeerType {
     fn create(&self, config: &Value) -> Result<Arc<dyn Behaviour>> {
-        Ok(Arc::new(PeerAgent { peer: self.peer.clone(), config: config.clone(), life: std::sync::OnceLock::new() }))
+        Ok(Arc::new(PeerAgent {
+            peer: self.peer.clone(),
+            config: config.clone(),
+            life: std::sync::OnceLock::new(),
+        }))
     }
 }
 
@@ -139,7 +146,8 @@ impl Behaviour for PeerAgent {
     async fn health(&self) -> Health {
         let asked = self.ask("agent.health", json!({}), PATIENCE).await;
         let told = asked.and_then(|health| {
-            serde_json::from_value(health).map_err(|e| Error::new(ErrorKind::Protocol, format!("not a health: {e}")))
+            serde_json::from_value(health)
+                .map_err(|e| Error::new(ErrorKind::Protocol, format!("not a health: {e}")))
         });
         told.unwrap_or_else(|e| match e.kind {
             // Nobody is there to ask: the agent is about to wait for another provider, not ill.

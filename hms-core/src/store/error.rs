@@ -10,9 +10,11 @@ impl From<rusqlite::Error> for Error {
     fn from(e: rusqlite::Error) -> Self {
         let kind = match e.sqlite_error_code() {
             Some(ErrorCode::DiskFull) => ErrorKind::DiskFull,
+            // SQLite has no better word for a log's index that does not fit.
+            _ if extended_code(&e) == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => ErrorKind::DiskFull,
             Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => ErrorKind::StoreCorrupt,
             Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => ErrorKind::PermissionDenied,
-            Some(ErrorCode::ConstraintViolation) => match e.sqlite_error().map(|e| e.extended_code) {
+            Some(ErrorCode::ConstraintViolation) => match extended_code(&e) {
                 Some(
                     rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
                 ) => ErrorKind::AlreadyExists,
@@ -31,6 +33,10 @@ impl From<rusqlite::Error> for Error {
         };
         Error::new(kind, format!("database: {e}"))
     }
+}
+
+fn extended_code(e: &rusqlite::Error) -> Option<i32> {
+    e.sqlite_error().map(|e| e.extended_code)
 }
 
 /// Whether trying again later may help: the disk's fault, not the job's.

@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use hms_core::{
     Error, ErrorKind, Kernel, Result,
     agent::{
-        AgentContext, AgentSpec, AgentTypeSpec, Behaviour, BehaviourFactory, Create, ExitReport, Health, Issue,
-        Message, Snapshot, Started, Status, Stop,
+        AgentContext, AgentSpec, AgentTypeSpec, Behaviour, BehaviourFactory, Create, ExitReport, Health,
+        Issue, Message, Snapshot, Started, Status, Stop,
     },
     clock::{ManualClock, Rng},
     event::{Event, Subscribe, Subscription},

@@ -407,7 +407,9 @@ fn cannot_start(e: &std::io::Error) -> Error {
         std::io::ErrorKind::NotADirectory => {
             Error { kind: ErrorKind::NotFound, ..error }.hint("name another working directory")
         }
-        std::io::ErrorKind::PermissionDenied => error.hint("it must be executable, by the user that is to run it"),
+        std::io::ErrorKind::PermissionDenied => {
+            error.hint("it must be executable, by the user that is to run it")
+        }
         _ => error,
     }
 }

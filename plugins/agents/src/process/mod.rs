@@ -20,11 +20,12 @@ use std::{
 
 use async_trait::async_trait;
 use hms_core::{
-    Error, ErrorKind, Kernel, Result, bytesize,
+    Error, ErrorKind, Kernel, Result,
     agent::{
         Adoption, AgentContext, AgentTypeSpec, Behaviour, ExitReport, Health, Issue, Message, Started, Stop,
         Tunable,
     },
+    bytesize,
     clock::Mono,
     os::{
         exit::Signal,
