@@ -88,7 +88,7 @@ impl Plugin for Part {
     }
 
     fn register(&self, to: &Registrar) -> Result<()> {
-        let say_hello = handler(|_, ()| async { Ok(json!("hello")) });
+        let say_hello = handler(|_, _: Value| async { Ok(json!("hello")) });
         let any = CommandSpec {
             args: json!(true),
             ..CommandSpec::new(&format!("{} hello", self.id), "says hello")

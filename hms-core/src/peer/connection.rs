@@ -1,7 +1,8 @@
 //! One conversation with a peer.
 //!
 //! A reader task dispatches, a writer task writes from a bounded queue. Requests run side by side, at most
-//! [`CONCURRENT`] at a time: beyond that the peer is not read, so that it feels the back-pressure itself.
+//! [`CONCURRENT`] at a time; further ones wait, while answers and cancellations, which they may be waiting for,
+//! are still read. Beyond [`ACCEPTED`] the peer is not read, so that it feels the back-pressure itself.
 //! A peer that does not read for [`STALLED`] is cut off.
 
 use std::{
@@ -24,6 +25,7 @@ use super::frame::{Wire, read_frame};
 use crate::{Error, ErrorKind, Result, contain::contained};
 
 const CONCURRENT: usize = 64;
+const ACCEPTED: usize = 1024;
 const OUTBOUND: usize = 64;
 const STALLED: Duration = Duration::from_secs(30);
 
@@ -127,7 +129,10 @@ impl Connection {
     }
 
     async fn read_all<R: AsyncRead + Unpin>(self: Arc<Self>, mut read: R, handler: Arc<dyn PeerHandler>) {
-        let running = Arc::new(Semaphore::new(CONCURRENT));
+        let limits = Limits {
+            accepted: Arc::new(Semaphore::new(ACCEPTED)),
+            running: Arc::new(Semaphore::new(CONCURRENT)),
+        };
         let mut buffer = Vec::new();
         loop {
             let frame = tokio::select! {
@@ -144,7 +149,7 @@ impl Connection {
                 buffer = Vec::new();
             }
             match message {
-                Ok(message) => self.dispatch(message, &handler, &running).await,
+                Ok(message) => self.dispatch(message, &handler, &limits).await,
                 Err(e) => {
                     tracing::warn!(error = %e, "a peer broke the protocol and is cut off");
                     let _ = self.send(Wire::response(None, Err(e))).await;
@@ -156,18 +161,19 @@ impl Connection {
         handler.closed();
     }
 
-    async fn dispatch(
-        self: &Arc<Self>,
-        message: Wire,
-        handler: &Arc<dyn PeerHandler>,
-        running: &Arc<Semaphore>,
-    ) {
+    async fn dispatch(self: &Arc<Self>, message: Wire, handler: &Arc<dyn PeerHandler>, limits: &Limits) {
         match (message.method, message.id) {
             (Some(method), Some(id)) => {
-                let Ok(permit) = running.clone().acquire_owned().await else { return };
-                let (connection, handler) = (self.clone(), handler.clone());
+                let accepted = tokio::select! {
+                    accepted = limits.accepted.clone().acquire_owned() => accepted,
+                    () = self.ended() => return,
+                };
+                let (connection, handler, running) = (self.clone(), handler.clone(), limits.running.clone());
                 tokio::spawn(async move {
-                    let work = contained(handler.request(&connection, &method, message.params));
+                    let work = async {
+                        let _running = running.acquire().await;
+                        contained(handler.request(&connection, &method, message.params)).await
+                    };
                     tokio::select! {
                         outcome = work => {
                             let outcome = outcome.and_then(|r| r);
@@ -178,7 +184,7 @@ impl Connection {
                         }
                         () = connection.ended() => {}
                     }
-                    drop(permit);
+                    drop(accepted);
                 });
             }
             (Some(method), None) => {
@@ -199,6 +205,12 @@ impl Connection {
             }
         }
     }
+}
+
+/// How many of the other side's requests are taken in, and how many of those are worked on.
+struct Limits {
+    accepted: Arc<Semaphore>,
+    running: Arc<Semaphore>,
 }
 
 /// Forgets a request whose asker stopped waiting.
