@@ -17,6 +17,9 @@ use crate::{
     peer::{self, Connection, SOCKET},
 };
 
+/// Beside the socket: the last host was stopped on purpose, so that no peer starts the next one by itself.
+pub(crate) const STOPPED: &str = "stopped";
+
 /// A process that owns a home.
 pub struct Host {
     kernel: Kernel,
@@ -51,6 +54,7 @@ impl Host {
                 return Err(e);
             }
         };
+        let _ = std::fs::remove_file(runtime_dir.join(STOPPED));
         let peers: Arc<Mutex<Vec<Weak<Connection>>>> = Arc::default();
         let accepting = tokio::spawn(accept(kernel.clone(), listener, peers.clone())).abort_handle();
         let data = json!({"pid": std::process::id(), "version": env!("CARGO_PKG_VERSION")});
@@ -77,6 +81,13 @@ impl Host {
         self.kernel.publish(EventDraft::json("system.host.stopping", data).source("/host"));
         let peers = std::mem::take(&mut *self.peers.lock().unwrap_or_else(PoisonError::into_inner));
         let peers: Vec<_> = peers.iter().filter_map(Weak::upgrade).collect();
+        if !restart {
+            // For those whose queue is full, or who are not running just now: the message may not reach them.
+            let marker = self.socket.with_file_name(STOPPED);
+            if let Err(e) = hms_os::files::write_private(&marker, b"") {
+                tracing::warn!(error = %e, "{} could not be written: a peer may start the next host", marker.display());
+            }
+        }
         for peer in &peers {
             let _ = peer.try_notify("host.stopping", json!({"restart": restart}));
         }
@@ -84,8 +95,9 @@ impl Host {
         let _ = std::fs::remove_file(&self.socket);
         // The lock goes before the peers learn of the end, so that the first to race finds it free.
         drop(self._lock);
-        for peer in peers {
-            peer.finish().await;
+        let finish = |peer: Arc<Connection>| tokio::spawn(async move { peer.finish().await });
+        for finishing in peers.into_iter().map(finish).collect::<Vec<_>>() {
+            let _ = finishing.await;
         }
         closed
     }

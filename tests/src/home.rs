@@ -33,8 +33,12 @@ impl Default for Home {
 impl Home {
     /// A home that nobody has used, in a folder of its own that is empty otherwise.
     pub fn new() -> Self {
-        let dir =
-            tempfile::Builder::new().prefix("hms-test-").tempdir().expect("a temporary folder can be made");
+        Self::below(&std::env::temp_dir())
+    }
+
+    /// The same in a folder of the test's choice.
+    pub fn below(folder: &Path) -> Self {
+        let dir = tempfile::Builder::new().prefix("hms-test-").tempdir_in(folder).expect("a temporary folder can be made");
         let path = dir.path().canonicalize().expect("it is there").join("home");
         Self { dir, path, program: hms_program(), child: text(&child_program()).to_owned() }
     }

@@ -3,6 +3,9 @@
 //! It obeys its control queue first, then its back-off timer, then the message in hand, then the mailbox.
 //! A crash is answered before anything is written: decide, start again, and only then publish and keep.
 
+mod asked;
+mod shown;
+
 use std::{
     future::Future,
     pin::Pin,
@@ -10,20 +13,18 @@ use std::{
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    Adoption, AgentContext, AgentSpec, Behaviour, Desired, ExitReport, Health, HealthStatus, Issue, Message,
+    Adoption, AgentContext, AgentSpec, Behaviour, Desired, ExitReport, Health, HealthStatus, Message,
     Started, Status, Stop,
     message::Envelope,
-    runtime::{RestartRequest, Restarted},
-    shared::{Control, KeptState, Settle, Shared, facts_of},
+    shared::{Control, KeptState, Settle, Shared},
 };
 use crate::{
     Error, ErrorKind, Kernel, Result,
     clock::{Mono, SharedClock},
     contain::{contained, contained_sync},
-    event::EventDraft,
     supervision::{Decision, RestartTracker, Strategy},
 };
 
@@ -486,169 +487,6 @@ impl Cell {
         self.publish("agent.quarantined", json!({"reason": why}));
     }
 
-    // ---- what others ask ----------------------------------------------------------------------
-
-    async fn stop(&mut self, how: Stop, settle: Settle) -> Result<()> {
-        if matches!(settle, Settle::ForGroup(_)) && !self.shares_its_groups_fate() {
-            return Ok(());
-        }
-        let stopped = self.abandon(how).await;
-        match settle {
-            Settle::Stopped(_) if how == Stop::Detach => {}
-            Settle::Stopped(why) => self.settle(Status::Stopped, Some(why)),
-            Settle::Quarantined(why) => self.quarantine(why),
-            Settle::ForGroup(_) if stopped.is_err() => return self.stopped_badly(stopped),
-            Settle::ForGroup(why) => {
-                self.set_status(Status::Restarting, Some(why));
-                self.phase = Phase::Grouped;
-                self.refresh_health();
-            }
-        }
-        stopped
-    }
-
-    /// Whether a restart of its group restarts it: not one that is meant not to run, and not one that waits,
-    /// which starts by itself.
-    fn shares_its_groups_fate(&self) -> bool {
-        let settled = self.kept.quarantined.is_some() || self.kept.finished.is_some();
-        !settled && !matches!(self.phase, Phase::Waiting) && self.shared.spec().desired == Desired::Running
-    }
-
-    /// A life that could not be ended may still be there: no other one is started beside it.
-    fn stopped_badly<T>(&mut self, stopped: Result<T>) -> Result<T> {
-        if let Err(e) = &stopped {
-            self.settle(Status::Failed, Some(format!("could not be ended: {}", e.message)));
-        }
-        stopped
-    }
-
-    async fn restart(&mut self, request: RestartRequest) -> Result<Restarted> {
-        let incarnation = self.cx.incarnation();
-        // A diagnosis is outdated by another life, by supervision being at it, and by a decision that it not run.
-        if let Some(seen) = request.if_incarnation {
-            let at_it = matches!(self.phase, Phase::Backoff(..) | Phase::Grouped);
-            let settled = self.kept.quarantined.is_some() || self.kept.finished.is_some();
-            if seen != incarnation || at_it || settled || self.shared.spec().desired == Desired::Stopped {
-                return Ok(Restarted::Superseded { incarnation });
-            }
-        }
-        let since = self.kernel.clock().now();
-        let behaviour = self.behaviour.clone();
-        let how = if request.kill { Stop::Kill } else { Stop::Graceful(STOP_DEADLINE) };
-        let ended = self.abandon(how).await;
-        self.stopped_badly(ended)?;
-        if request.reset {
-            self.kernel.agents().forget_snapshot(&self.shared.id);
-            if let Some(behaviour) = behaviour {
-                let reset = contained(behaviour.reset(&self.cx)).await.and_then(|r| r);
-                self.stopped_badly(reset)?;
-            }
-        }
-        if request.if_incarnation.is_none() {
-            self.forget_failures();
-        }
-        self.kept.quarantined = None;
-        self.kept.finished = None;
-        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
-            self.wait(format!("waiting for `{missing}`"));
-            return Ok(Restarted::Done { incarnation });
-        }
-        let relaunched = self.relaunch().await;
-        let failed = relaunched.as_ref().err().cloned();
-        self.after_relaunch(relaunched, &request.reason, &request.by, since).await;
-        match failed {
-            Some(e) => Err(e),
-            None => Ok(Restarted::Done { incarnation: self.cx.incarnation() }),
-        }
-    }
-
-    /// The group starts this member again. After an escalation the parent's count of failures is the one that
-    /// matters, and its own begins `anew`.
-    async fn group_start(&mut self, cause: &str, anew: bool) -> Result<()> {
-        if !matches!(self.phase, Phase::Grouped) {
-            return Ok(());
-        }
-        if anew {
-            self.forget_failures();
-        }
-        let since = self.kernel.clock().now();
-        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
-            self.wait(format!("waiting for `{missing}`"));
-            return Ok(());
-        }
-        let relaunched = self.relaunch().await;
-        self.after_relaunch(relaunched, cause, "group", since).await;
-        Ok(())
-    }
-
-    async fn update(&mut self, spec: Arc<AgentSpec>) -> Result<()> {
-        let old = std::mem::replace(&mut self.shared.public().spec, spec.clone());
-        self.publish("agent.updated", json!({"spec": *spec}));
-        let new_life = old.kind != spec.kind || old.config != spec.config;
-        match spec.desired {
-            Desired::Stopped if old.desired == Desired::Running => {
-                self.stop(Stop::Graceful(STOP_DEADLINE), Settle::Stopped("stopped".into())).await
-            }
-            Desired::Running if new_life && matches!(self.phase, Phase::Live) => {
-                let ended = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
-                self.stopped_badly(ended)?;
-                self.begin_life().await
-            }
-            Desired::Running
-                if new_life || !matches!(self.phase, Phase::Live | Phase::Backoff(..) | Phase::Grouped) =>
-            {
-                self.start().await
-            }
-            _ => Ok(()),
-        }
-    }
-
-    async fn destroy(&mut self) -> Result<()> {
-        let behaviour = self.behaviour.clone();
-        let ended = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
-        self.stopped_badly(ended)?;
-        if let Some(behaviour) = behaviour {
-            let _ = contained(behaviour.reset(&self.cx)).await;
-        }
-        Ok(())
-    }
-
-    /// Ends the life on purpose, taking a snapshot when there is time for one.
-    async fn abandon(&mut self, how: Stop) -> Result<()> {
-        let was_live = matches!(self.phase, Phase::Live);
-        self.phase = Phase::Idle;
-        self.handling = None;
-        let Some(behaviour) = self.behaviour.clone() else { return Ok(()) };
-        if how != Stop::Kill
-            && was_live
-            && let Ok(Some(snapshot)) =
-                within(self.kernel.clock(), SNAPSHOT_LIMIT, "its snapshot", behaviour.snapshot()).await
-        {
-            let _ = self.kernel.agents().save_snapshot(&self.shared.id, snapshot).await;
-        }
-        let mut stopped = contained(behaviour.stop(how)).await.and_then(|r| r);
-        if let (Err(e), Stop::Graceful(_)) = (&stopped, how)
-            && matches!(e.kind, ErrorKind::Panic | ErrorKind::Timeout)
-        {
-            // It did not get as far as trying force.
-            stopped = contained(behaviour.stop(Stop::Kill)).await.and_then(|r| r);
-        }
-        self.end_life("the agent was stopped");
-        stopped
-    }
-
-    fn end_life(&mut self, why: &str) {
-        self.handling = None;
-        self.phase = Phase::Idle;
-        if self.behaviour.take().is_some() {
-            self.shared.public().behaviour = None;
-        }
-        let waiting = self.shared.mailbox.len();
-        if waiting > 0 {
-            tracing::debug!(agent = %self.shared.id, waiting, "{why}; messages wait for the next life");
-        }
-    }
-
     // ---- messages -----------------------------------------------------------------------------
 
     fn take(&mut self, envelope: Envelope) {
@@ -678,92 +516,6 @@ impl Cell {
                 }
             }
         }));
-    }
-
-    // ---- what is shown ------------------------------------------------------------------------
-
-    fn settle(&mut self, status: Status, reason: Option<String>) {
-        self.phase = Phase::Idle;
-        self.set_status(status, reason);
-        self.refresh_health();
-        self.keep();
-    }
-
-    fn set_status(&mut self, status: Status, reason: Option<String>) {
-        let previous = {
-            let mut public = self.shared.public();
-            if public.state.status == status && public.state.reason == reason {
-                return;
-            }
-            let previous = std::mem::replace(&mut public.state.status, status);
-            public.state.reason = reason.clone();
-            public.state.since_ms = self.kernel.clock().wall_ms();
-            previous
-        };
-        if previous != status {
-            self.publish(
-                "agent.status.changed",
-                json!({"status": status, "previous": previous, "reason": reason}),
-            );
-        }
-    }
-
-    /// Health follows from the phase of life and, while alive, from what the behaviour reports.
-    fn refresh_health(&mut self) {
-        let (status, reason) = {
-            let public = self.shared.public();
-            (public.state.status, public.state.reason.clone())
-        };
-        let why = || reason.clone().unwrap_or_default();
-        let health = match status {
-            Status::Running | Status::Degraded => self.reported.clone(),
-            Status::Starting | Status::Waiting | Status::Stopped => Health::unknown(),
-            Status::Restarting => Health::of(vec![Issue::critical("restarting", why())]),
-            Status::Failed => Health::of(vec![Issue::critical("failed", why())]),
-            Status::Quarantined => Health::of(vec![Issue::critical("quarantined", why())]),
-        };
-        // Even without a change: a life that follows at once on a healthy one begins its own time of health.
-        self.tracker.health(self.kernel.clock().now(), health.status == HealthStatus::Healthy);
-        let previous = {
-            let mut public = self.shared.public();
-            if public.state.health == health {
-                return;
-            }
-            std::mem::replace(&mut public.state.health, health.clone())
-        };
-        let data =
-            json!({"health": health, "previous": previous.status, "incarnation": self.cx.incarnation()});
-        self.publish("agent.health.updated", data);
-    }
-
-    fn publish_exit(&self, ended: &Value, exit: &ExitReport, next: &str) {
-        let mut data = ended.clone();
-        data["exit"] = json!(exit);
-        data["next"] = next.into();
-        self.publish("agent.exited", data);
-    }
-
-    /// This life, as events tell it.
-    fn life(&self) -> Value {
-        let mut life = self.behaviour.as_deref().map(facts_of).unwrap_or_default();
-        life.insert("incarnation".into(), self.cx.incarnation().into());
-        life.insert("restarts".into(), self.kept.restarts.into());
-        Value::Object(life)
-    }
-
-    fn publish(&self, kind: &str, mut data: Value) {
-        data["agent"] = self.shared.name().into();
-        data["id"] = self.shared.id.clone().into();
-        data["type"] = self.shared.spec().kind.clone().into();
-        self.kernel.publish(
-            EventDraft::json(kind, data)
-                .subject(&self.shared.id)
-                .source(format!("/agents/{}", self.shared.id)),
-        );
-    }
-
-    fn keep(&self) {
-        self.kernel.agents().keep_state(&self.shared.id, &self.kept);
     }
 }
 

@@ -30,6 +30,7 @@ use crate::{
     Error, ErrorKind, Result,
     command::{Caller, Update},
     event::Event,
+    host::STOPPED,
 };
 
 /// The command line that runs a host. It must print `ready` when it listens, `busy` when another one has
@@ -401,7 +402,7 @@ impl Shared {
             if self.detached.load(Ordering::Acquire) {
                 return;
             }
-            if self.stopping.load(Ordering::Acquire) {
+            if self.stopping.load(Ordering::Acquire) || self.attach.runtime_dir.join(STOPPED).exists() {
                 return self.end(Error::new(ErrorKind::HostUnavailable, "the host was stopped"));
             }
             self.link.send_replace(Link::Down);

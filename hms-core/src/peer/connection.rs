@@ -18,7 +18,7 @@ use async_trait::async_trait;
 use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
 };
 
 use super::frame::{Wire, read_frame};
@@ -27,6 +27,8 @@ use crate::{Error, ErrorKind, Result, contain::contained};
 const CONCURRENT: usize = 64;
 const ACCEPTED: usize = 1024;
 const OUTBOUND: usize = 64;
+/// What may wait to be written, in KiB. A frame that is larger waits until it is alone.
+const OUTBOUND_KIB: u32 = 4 << 10;
 const STALLED: Duration = Duration::from_secs(30);
 
 /// What answers the other side.
@@ -44,11 +46,15 @@ pub trait PeerHandler: Send + Sync + 'static {
 
 /// A conversation: asks the other side, and tells it.
 pub struct Connection {
-    outbound: mpsc::Sender<Vec<u8>>,
+    outbound: mpsc::Sender<Outgoing>,
+    room: Arc<Semaphore>,
     pending: Mutex<HashMap<u64, oneshot::Sender<Result<Value>>>>,
     next_id: AtomicU64,
     closed: watch::Sender<bool>,
 }
+
+/// A frame, and its share of the room, given back when it has been written.
+struct Outgoing(Vec<u8>, OwnedSemaphorePermit);
 
 impl Connection {
     /// Starts a conversation over a stream; `handler` answers what the other side asks.
@@ -59,8 +65,9 @@ impl Connection {
     {
         let (outbound, outgoing) = mpsc::channel(OUTBOUND);
         let (closed, _) = watch::channel(false);
-        let connection =
-            Arc::new(Self { outbound, pending: Mutex::default(), next_id: AtomicU64::new(1), closed });
+        let room = Arc::new(Semaphore::new(OUTBOUND_KIB as usize));
+        let (pending, next_id) = (Mutex::default(), AtomicU64::new(1));
+        let connection = Arc::new(Self { outbound, room, pending, next_id, closed });
         tokio::spawn(write_all(write, outgoing, connection.clone()));
         tokio::spawn(connection.clone().read_all(read, handler));
         connection
@@ -85,10 +92,10 @@ impl Connection {
 
     /// Tells the other side if there is room.
     pub fn try_notify(&self, method: &str, params: Value) -> Result<()> {
+        let full = || Error::new(ErrorKind::QueueFull, "the peer does not keep up");
         let bytes = Wire::notification(method, params).encode()?;
-        self.outbound
-            .try_send(bytes)
-            .map_err(|_| Error::new(ErrorKind::QueueFull, "the peer does not keep up"))
+        let room = self.room.clone().try_acquire_many_owned(kib(&bytes)).map_err(|_| full())?;
+        self.outbound.try_send(Outgoing(bytes, room)).map_err(|_| full())
     }
 
     /// Ends the conversation; what waits for an answer fails.
@@ -119,11 +126,17 @@ impl Connection {
 
     async fn send(&self, message: Wire) -> Result<()> {
         let bytes = message.encode()?;
+        // As a tree it takes many times the memory, and the wait may be long.
+        drop(message);
         if self.is_closed() {
             return Err(lost());
         }
+        let queue = async {
+            let room = self.room.clone().acquire_many_owned(kib(&bytes)).await.map_err(|_| lost())?;
+            self.outbound.send(Outgoing(bytes, room)).await.map_err(|_| lost())
+        };
         tokio::select! {
-            sent = self.outbound.send(bytes) => sent.map_err(|_| lost()),
+            queued = queue => queued,
             () = self.ended() => Err(lost()),
         }
     }
@@ -227,16 +240,16 @@ impl Drop for Forget<'_> {
 
 async fn write_all<W: AsyncWrite + Unpin>(
     mut write: W,
-    mut outgoing: mpsc::Receiver<Vec<u8>>,
+    mut outgoing: mpsc::Receiver<Outgoing>,
     connection: Arc<Connection>,
 ) {
     loop {
-        let bytes = tokio::select! {
+        let next = tokio::select! {
             biased;
-            bytes = outgoing.recv() => bytes,
+            next = outgoing.recv() => next,
             () = connection.ended() => None,
         };
-        let Some(bytes) = bytes else { break };
+        let Some(Outgoing(bytes, _room)) = next else { break };
         match tokio::time::timeout(STALLED, write.write_all(&bytes)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => break,
@@ -248,6 +261,11 @@ async fn write_all<W: AsyncWrite + Unpin>(
     }
     connection.close();
     let _ = write.shutdown().await;
+}
+
+/// The room that a frame takes.
+fn kib(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len().div_ceil(1 << 10)).unwrap_or(u32::MAX).clamp(1, OUTBOUND_KIB)
 }
 
 fn lost() -> Error {

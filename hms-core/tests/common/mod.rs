@@ -442,13 +442,13 @@ impl Watch {
 
     /// The next event of `kind` about the agent called `agent`.
     pub async fn event(&self, kind: &str, agent: &str) -> Arc<Event> {
-        self.until((kind, agent), |e| e.kind.to_string() == kind && data(e)["agent"] == agent).await
+        self.until((kind, agent), |e| e.kind.as_str() == kind && data(e)["agent"] == agent).await
     }
 
     /// Until the agent called `agent` comes into `status`.
     pub async fn status(&self, agent: &str, status: &str) -> Arc<Event> {
         self.until((agent, status), |e| {
-            e.kind.to_string() == "agent.status.changed"
+            e.kind.as_str() == "agent.status.changed"
                 && data(e)["agent"] == agent
                 && data(e)["status"] == status
         })

@@ -1,3 +1,5 @@
+//! What the handle table owes its callers: checked kinds, generations, and no reuse.
+
 use std::{
     collections::HashSet,
     sync::atomic::{AtomicUsize, Ordering},

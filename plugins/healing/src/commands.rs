@@ -64,7 +64,7 @@ fn status_spec() -> CommandSpec {
             ("WITHIN", "/window_ms", Format::Millis),
         ],
     );
-    CommandSpec::new("heal status", "show open incidents and what budgets are used")
+    CommandSpec::new("heal status", "Show open incidents and what budgets are used")
         .watchable()
         .view(
             View::record(&[
@@ -105,7 +105,7 @@ struct Trigger {
 }
 
 fn trigger_spec() -> CommandSpec {
-    CommandSpec::new("heal trigger", "heal an agent now, and verify that it helped")
+    CommandSpec::new("heal trigger", "Heal an agent now, and verify that it helped")
         .about("Opens an incident for the agent, or joins the open one, and waits for its outcome. Fails unless the outcome is `verified`.")
         .args(
             json!({
@@ -190,7 +190,7 @@ struct History {
 }
 
 fn history_spec() -> CommandSpec {
-    CommandSpec::new("heal history", "show incidents, newest first")
+    CommandSpec::new("heal history", "Show incidents, newest first")
         .about("With --wait shows them once none is open any more. Where none is open yet, one has a second to begin, so that what happened just before is not missed.")
         .args(
             json!({

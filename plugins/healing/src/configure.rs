@@ -31,7 +31,7 @@ struct Configure {
 
 /// Registers the command.
 pub(crate) fn register(to: &Registrar, engine: &Arc<Engine>) -> Result<()> {
-    let spec = CommandSpec::new("heal configure", "show or set how agents are healed")
+    let spec = CommandSpec::new("heal configure", "Show or set how agents are healed")
         .about("Without a key, lists all settings with their defaults and where they come from. A list is written as JSON, a ladder also as `restart,reset`.")
         .args(
             json!({

@@ -106,7 +106,7 @@ fn health_spec() -> CommandSpec {
     ])
     .with("Components", components)
     .with("Healing", healing);
-    CommandSpec::new("monitor health", "how well the system is, and who is ill or suffers from whom")
+    CommandSpec::new("monitor health", "Show how well the system is, and who is ill or suffers from whom")
         .about(
             "The health of the system is the worst health of the agents that are meant to run. A component \
              that is well itself but needs an ill one is listed with whom it suffers from. With AGENT: that \
@@ -162,7 +162,7 @@ struct MetricsArgs {
 
 fn metrics_spec() -> CommandSpec {
     let duration = |about: &str| json!({"type": "string", "format": "hms-duration", "x-value": "DURATION", "description": about});
-    CommandSpec::new("monitor metrics", "metrics over time, of one agent or all")
+    CommandSpec::new("monitor metrics", "Show metrics over time, of one agent or all")
         .about(
             "Well-known metrics: responseTime (ms), errorRate (0-1), cpuUsage (cores), memoryUsage (bytes), \
              threads, restarts, health (1 or 0). Agents and plugins may record their own.\n\n\
@@ -224,7 +224,7 @@ fn alerts_spec() -> CommandSpec {
             ("VALUE", "/value", Format::Number),
         ],
     );
-    CommandSpec::new("monitor alerts", "alerts that are pending or firing")
+    CommandSpec::new("monitor alerts", "Show alerts that are pending or firing")
         .about(
             "Rules are [[monitoring.alerts]] in the configuration: a name, the agents (a glob), a condition \
              (metric with op and threshold, or health, or status), for how long, and a severity.\n\n\
@@ -269,7 +269,7 @@ struct EventsArgs {
 }
 
 fn events_spec() -> CommandSpec {
-    CommandSpec::new("monitor events", "events as they happen, and those that are kept")
+    CommandSpec::new("monitor events", "Show events as they happen, and those that are kept")
         .about(
             "A pattern is a dotted name in which * stands for one part and a final > for all further parts: \
              agent.health.updated, agent.*.updated, heal.>. Without patterns: all events.\n\n\
