@@ -7,6 +7,9 @@ use crate::{Error, ErrorKind, Result};
 const UNITS: [(&str, u64); 6] =
     [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
 
+/// The longest duration in seconds: far from what would overflow a point in time.
+const CENTURY: u64 = 100 * 365 * 86_400;
+
 /// Parses `500ms`, `2s`, `1.5s`, `1m30s`, `1h`; a bare `0` is zero. Exact to the nanosecond.
 ///
 /// # Errors
@@ -35,6 +38,9 @@ pub fn parse(text: &str) -> Result<Duration> {
         rest = remainder;
     }
     let seconds = u64::try_from(total / 1_000_000_000).map_err(|_| bad())?;
+    if seconds > CENTURY {
+        return Err(bad().hint("nothing here takes longer than a century"));
+    }
     Ok(Duration::new(seconds, (total % 1_000_000_000) as u32))
 }
 

@@ -93,6 +93,10 @@ impl Host {
         }
         let closed = self.kernel.close(how).await;
         let _ = std::fs::remove_file(&self.socket);
+        if let (false, Some(dir)) = (restart, self.socket.parent()) {
+            // Only when it is empty: agents that go on may have sockets in it.
+            let _ = std::fs::remove_dir(dir);
+        }
         // The lock goes before the peers learn of the end, so that the first to race finds it free.
         drop(self._lock);
         let finish = |peer: Arc<Connection>| tokio::spawn(async move { peer.finish().await });

@@ -91,6 +91,31 @@ pub fn fill_defaults(schema: &Value, value: &mut Value) {
     }
 }
 
+/// Hides what the schema marks as secret (`"x-secret": true`): texts, and the values of objects.
+pub fn redact(schema: &Value, value: &mut Value) {
+    if schema.get("x-secret").and_then(Value::as_bool) == Some(true) {
+        return hide(value);
+    }
+    if let (Some(properties), Value::Object(object)) =
+        (schema.get("properties").and_then(Value::as_object), value)
+    {
+        for (key, property) in properties {
+            if let Some(present) = object.get_mut(key) {
+                redact(property, present);
+            }
+        }
+    }
+}
+
+fn hide(value: &mut Value) {
+    match value {
+        Value::Object(object) => object.values_mut().for_each(hide),
+        Value::Array(items) => items.iter_mut().for_each(hide),
+        Value::Null => {}
+        Value::String(_) | Value::Number(_) | Value::Bool(_) => *value = "(hidden)".into(),
+    }
+}
+
 /// An object schema with these properties, of which `required` must be there and no others may.
 pub fn object(properties: Value, required: &[&str]) -> Value {
     let mut schema = Map::new();

@@ -20,7 +20,7 @@ use hms_core::{
     peer::Client,
 };
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use crate::{
     Cancel,
@@ -233,16 +233,18 @@ impl CommandLine<'_> {
 
     /// Runs the command once at the host; `None` when it was cancelled.
     async fn ask(&self, client: &Client) -> Result<Option<Value>, End> {
-        let mut closed = false;
+        let closed = Notify::new();
         let spec = &self.invocation.spec;
-        let updates = |update| closed |= self.show_update(update).is_err();
+        let updates = |update| {
+            if self.show_update(update).is_err() {
+                closed.notify_one();
+            }
+        };
         let result = tokio::select! {
             result = client.run(&spec.path, self.invocation.args.clone(), self.caller(), updates) => Some(result),
             _ = self.cancel.cancelled() => None,
+            () = closed.notified() => return Err(End::Closed),
         };
-        if closed {
-            return Err(End::Closed);
-        }
         Ok(result.transpose()?)
     }
 
@@ -273,6 +275,13 @@ impl CommandLine<'_> {
                 self.terminal.write(&render(&self.invocation.spec.view, &value, &self.style()))
             }
             Update::Resume { .. } => Ok(()),
+            // Of a stream it is a remark about the items, such as that some are missing.
+            Update::Progress { message, .. }
+                if self.invocation.spec.streams && !self.invocation.output.quiet =>
+            {
+                self.terminal.complain(&format!("{message}\n"));
+                Ok(())
+            }
             Update::Progress { fraction, message } => {
                 if self.terminal.err_is_terminal() && !self.invocation.output.quiet {
                     let percent = fraction.map(|f| format!("{:3.0}% ", f * 100.0)).unwrap_or_default();

@@ -18,7 +18,7 @@ use hms_core::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{argv::SHELLS, cli, demo, host, unit};
+use crate::{argv::SHELLS, cli, demo, home, host, unit};
 
 /// Registers the commands that concern the system as a whole.
 pub(crate) struct SystemPlugin;
@@ -176,35 +176,32 @@ fn register_life_cycle(to: &Registrar) -> Result<()> {
         handler(host::run),
     )?;
     to.command(
-        CommandSpec::new("system status", "Show whether a host runs, and how it is")
-            .caller()
-            .watchable()
-            .view(
-                View::record(&[
-                    ("State", "/state", Format::State),
-                    ("Home", "/home", Format::Text),
-                    ("Host pid", "/host/pid", Format::Text),
-                    ("Version", "/host/version", Format::Text),
-                    ("Started", "/host/started_ms", Format::Age),
-                    ("Memory", "/host/memory_bytes", Format::Bytes),
-                    ("Agents", "/agents/total", Format::Text),
-                    ("Events", "/events/published", Format::Text),
-                    ("Store", "/store/last_error", Format::Text),
-                ])
-                .with(
-                    "Plugins",
-                    View::table_at(
-                        "/plugins",
-                        "none",
-                        &[
-                            ("ID", "/id", Format::Text),
-                            ("VERSION", "/version", Format::Text),
-                            ("STAGE", "/stage", Format::State),
-                            ("PROBLEM", "/problem", Format::Text),
-                        ],
-                    ),
+        CommandSpec::new("system status", "Show whether a host runs, and how it is").caller().view(
+            View::record(&[
+                ("State", "/state", Format::State),
+                ("Home", "/home", Format::Text),
+                ("Host pid", "/host/pid", Format::Text),
+                ("Version", "/host/version", Format::Text),
+                ("Started", "/host/started_ms", Format::Age),
+                ("Memory", "/host/memory_bytes", Format::Bytes),
+                ("Agents", "/agents/total", Format::Text),
+                ("Events", "/events/published", Format::Text),
+                ("Store", "/store/last_error", Format::Text),
+            ])
+            .with(
+                "Plugins",
+                View::table_at(
+                    "/plugins",
+                    "none",
+                    &[
+                        ("ID", "/id", Format::Text),
+                        ("VERSION", "/version", Format::Text),
+                        ("STAGE", "/stage", Format::State),
+                        ("PROBLEM", "/problem", Format::Text),
+                    ],
                 ),
             ),
+        ),
         handler(|cx: CommandContext, _: Nothing| async move {
             let around = cx.surroundings()?;
             match attach_if_running(&around.attach).await? {
@@ -247,6 +244,7 @@ fn register_life_cycle(to: &Registrar) -> Result<()> {
             if let Some(client) = attach_if_running(&around.attach).await? {
                 client.shut_down_host(true).await?;
             }
+            home::prepare(Some(&around.home))?;
             let client = Client::attach(around.attach.clone()).await?;
             let pid = client.host().map(|h| h["pid"].clone()).unwrap_or_default();
             Ok(json!({"pid": pid, "message": format!("host {pid} runs")}))
@@ -388,7 +386,7 @@ fn register_command_line(to: &Registrar) -> Result<()> {
                 let parser = cli::parser(&cx.surroundings()?.program, env!("CARGO_PKG_VERSION"), &kernel);
                 let pages = parser.man_page()?;
                 let Some(dir) = args.dir else {
-                    return Ok(json!({"text": pages.first().map(|(_, text)| text.clone())}));
+                    return Ok(json!({"text": pages.last().map(|(_, text)| text.clone())}));
                 };
                 let io = |e: std::io::Error| Error::io(dir.display(), &e);
                 std::fs::create_dir_all(&dir).map_err(io)?;

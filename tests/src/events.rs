@@ -1,6 +1,7 @@
 //! Another terminal: `monitor events --json`, left running.
 
 use std::{
+    fs::{self, File},
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -23,11 +24,11 @@ impl Events {
     /// Begins to watch, and returns once the host has taken the subscription: what happens from here on is
     /// seen.
     pub(crate) fn of(home: &Home, mut command: Command) -> Self {
-        let before = subscriptions(home);
+        let (before, said) = (subscriptions(home), home.file("events.err"));
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
+            .stderr(File::create(&said).expect("it can be made"))
             .spawn()
             .expect("the program under test can be started");
         let stdout = child.stdout.take().expect("it is piped");
@@ -43,7 +44,11 @@ impl Events {
         });
         let mut events = Self { child, lines, seen: Vec::new() };
         until("a subscription of `monitor events`", PATIENCE, || {
-            assert!(events.lives(), "`monitor events` ended");
+            assert!(
+                events.lives(),
+                "`monitor events` ended: {}",
+                fs::read_to_string(&said).unwrap_or_default()
+            );
             (subscriptions(home) > before).then_some(())
         });
         events

@@ -3,7 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -38,7 +38,10 @@ impl Home {
 
     /// The same in a folder of the test's choice.
     pub fn below(folder: &Path) -> Self {
-        let dir = tempfile::Builder::new().prefix("hms-test-").tempdir_in(folder).expect("a temporary folder can be made");
+        let dir = tempfile::Builder::new()
+            .prefix("hms-test-")
+            .tempdir_in(folder)
+            .expect("a temporary folder can be made");
         let path = dir.path().canonicalize().expect("it is there").join("home");
         Self { dir, path, program: hms_program(), child: text(&child_program()).to_owned() }
     }
@@ -164,10 +167,17 @@ impl Home {
     /// The newest incident of an agent that is closed.
     #[track_caller]
     pub fn closed_incident(&self, agent: &str) -> Value {
-        until(&format!("a closed incident of `{agent}`"), PATIENCE, || {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
             let all = self.json(&["heal", "history"]);
-            all.as_array()?.iter().find(|i| i["agent"] == agent && i["state"] == "closed").cloned()
-        })
+            let mine = all.as_array().into_iter().flatten().filter(|i| i["agent"] == agent);
+            if let Some(closed) = mine.clone().find(|i| i["state"] == "closed") {
+                return closed.clone();
+            }
+            let (incidents, row) = (mine.collect::<Vec<_>>(), self.json(&["agent", "status", agent]));
+            assert!(Instant::now() < deadline, "no incident of `{agent}` is closed: {incidents:#?}\n{row:#}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// What carries the home's token.
@@ -194,7 +204,7 @@ impl Home {
         if processes::hosts(&self.path).is_empty() && self.processes().is_empty() {
             return;
         }
-        if let Ok(mut stop) = self.command(&["system", "stop", "--quiet"]).spawn() {
+        if let Ok(mut stop) = self.command(&["system", "stop"]).stdout(Stdio::null()).spawn() {
             let begun = Instant::now();
             while matches!(stop.try_wait(), Ok(None)) && begun.elapsed() < PATIENCE {
                 thread::sleep(Duration::from_millis(5));

@@ -152,7 +152,8 @@ fn a_host_that_hangs_is_told_and_can_be_replaced() {
     let child = home.process("web", &[], &["sleep", "1000"]);
     let host = home.host();
     assert!(processes::signal(host, Signal::STOP));
-    let mut attach = hms_runtime::attach(home.path(), "test", Some(&hms_tests::hms_program())).expect("a home");
+    let mut attach =
+        hms_runtime::attach(home.path(), "test", Some(&hms_tests::hms_program())).expect("a home");
     attach.deadline = Duration::from_millis(500);
     let runtime = Runtime::acquire().expect("a runtime");
     let Err(e) = runtime.block_on(Client::attach(attach)) else { panic!("it attached to a stopped host") };

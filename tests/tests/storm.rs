@@ -24,14 +24,15 @@ fn without_limits_none_falls_silent() {
     let bystander = home.process("bystander", &[], &["sleep", "1000"]);
     let names = create(&home, &["--restart-intensity-max", "0", "--restart-backoff-initial", "0s"]);
 
-    let (begun, mut slowest, mut asked) = (Instant::now(), Duration::ZERO, 0u32);
+    let (begun, mut answers) = (Instant::now(), Vec::new());
     while begun.elapsed() < STORM {
-        let answer = home.ok(&["--json", "agent", "list"]);
-        assert!(answer.took < ANSWER, "`agent list` took {:?} in the storm", answer.took);
-        slowest = slowest.max(answer.took);
-        asked += 1;
+        answers.push(home.ok(&["--json", "agent", "list"]).took);
         thread::sleep(Duration::from_millis(100));
     }
+    answers.sort_unstable();
+    let (usual, slowest) = (answers[answers.len() * 9 / 10], answers[answers.len() - 1]);
+    assert!(usual < ANSWER, "nine of ten `agent list` took up to {usual:?} in the storm");
+    assert!(slowest < 5 * ANSWER, "an `agent list` took {slowest:?} in the storm");
 
     let rows = home.json(&["agent", "list"]);
     let now_ms = now_ms();
@@ -48,7 +49,10 @@ fn without_limits_none_falls_silent() {
         restarts.push(row["restarts"].as_u64().expect("a count"));
     }
     let (least, all) = (restarts.iter().min().expect("some"), restarts.iter().sum::<u64>());
-    println!("{all} restarts in {STORM:?}, the least {least}; {asked} answers, the slowest {slowest:?}");
+    println!(
+        "{all} restarts in {STORM:?}, the least {least}; {} answers, nine of ten within {usual:?}, all within {slowest:?}",
+        answers.len()
+    );
     // Nobody is starved: at least a fifth of what an undisturbed loop could do.
     assert!(u128::from(*least) >= STORM.as_millis() / 100 / 5, "{restarts:?}");
     assert_eq!(home.pid("bystander"), Some(bystander), "the storm touched a bystander");

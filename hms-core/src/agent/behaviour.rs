@@ -134,6 +134,11 @@ pub trait Behaviour: Send + Sync {
     /// Begins. What happens later (ready, an exit, health) is told through `cx`.
     async fn start(&self, cx: &AgentContext) -> Result<Started>;
 
+    /// Whether it could start, found out before a running life is ended for it.
+    async fn check(&self, _cx: &AgentContext) -> Result<()> {
+        Ok(())
+    }
+
     /// Takes over what the last host left.
     async fn adopt(&self, _cx: &AgentContext) -> Result<Adoption> {
         Ok(Adoption::Absent)

@@ -67,6 +67,19 @@ pub(crate) struct Cell {
     kept: KeptState,
 }
 
+/// Runs a cell. One that panics (a defect of ours) leaves an agent that says so, and nobody waiting for it.
+pub(crate) async fn run_contained(cell: Cell) {
+    let shared = cell.shared.clone();
+    if let Err(e) = contained(cell.run()).await {
+        tracing::error!(agent = %shared.id, error = %e, "the agent's cell ended");
+        shared.control.close_and_discard();
+        shared.mailbox.close_and_discard();
+        let mut public = shared.public();
+        public.state.status = Status::Failed;
+        public.state.reason = Some(format!("a defect ended its supervision: {}", e.message));
+    }
+}
+
 impl Cell {
     pub(crate) fn new(kernel: Kernel, shared: Arc<Shared>, kept: KeptState) -> Self {
         let cx = AgentContext::new(kernel.clone(), shared.clone(), kept.incarnation);
@@ -191,7 +204,9 @@ impl Cell {
                 true
             }
             Ok(Adoption::Ended { incarnation, exit })
-                if spec.desired == Desired::Running && self.kept.quarantined.is_none() =>
+                if spec.desired == Desired::Running
+                    && self.kept.quarantined.is_none()
+                    && self.kept.finished.is_none() =>
             {
                 self.enter_life(behaviour, incarnation);
                 self.phase = Phase::Live;

@@ -10,6 +10,7 @@
 
 mod behaviour;
 mod cell;
+mod change;
 mod context;
 mod group;
 mod health;

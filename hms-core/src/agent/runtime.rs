@@ -3,7 +3,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::Ordering},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -77,6 +80,8 @@ pub struct Agents {
 #[derive(Default)]
 struct State {
     index: RwLock<Index>,
+    /// No agent is created any more.
+    ending: AtomicBool,
     /// Held while the set of agents changes, so that checks and changes are one step.
     structure: tokio::sync::Mutex<()>,
     snapshots: Mutex<HashMap<String, Snapshot>>,
@@ -102,13 +107,9 @@ impl Agents {
 
     // ---- the set of agents --------------------------------------------------------------------
 
-    /// Creates an agent and, when it is meant to run, starts it. Durable when this returns.
-    ///
-    /// Errors: `invalid-config`, `invalid-argument` (name, references), `already-exists`,
-    /// `type-unavailable`; with `must_start` also whatever kept it from starting. An error leaves
-    /// nothing behind.
-    pub async fn create(&self, mut spec: AgentSpec, how: Create) -> Result<Value> {
+    pub(super) async fn create_now(&self, mut spec: AgentSpec, how: Create) -> Result<Value> {
         let structure = self.inner.structure.lock().await;
+        self.refuse_when_ending()?;
         let kernel = self.kernel();
         if spec.name.is_empty() {
             spec.name = format!("{}-{}", spec.kind, kernel.rng().token(4));
@@ -172,7 +173,7 @@ impl Agents {
             return Err(e);
         }
         let shared = self.spawn_cell(kernel, id, dir, how.env.clone(), spec.clone(), KeptState::default());
-        let data = json!({"agent": spec.name, "id": shared.id, "type": spec.kind, "spec": *spec});
+        let data = json!({"agent": spec.name, "id": shared.id, "type": spec.kind, "spec": self.shown(&spec)});
         kernel.publish(EventDraft::json("agent.created", data).subject(&shared.id).source("/agents"));
         Ok(shared)
     }
@@ -207,7 +208,7 @@ impl Agents {
         let env = env.map(|env| self.intern(env));
         let shared = Arc::new(Shared::new(id, dir, env, spec, &kept, kernel.clock().wall_ms()));
         self.index_mut().insert(shared.clone());
-        kernel.spawn(Cell::new(kernel.clone(), shared.clone(), kept).run());
+        kernel.spawn(super::cell::run_contained(Cell::new(kernel.clone(), shared.clone(), kept)));
         shared
     }
 
@@ -258,8 +259,7 @@ impl Agents {
         Ok(cells.len())
     }
 
-    /// Changes an agent to `spec` (its name stays); a changed configuration starts a new life.
-    pub async fn update(&self, id_or_name: &str, spec: AgentSpec) -> Result<Value> {
+    pub(super) async fn update_now(&self, id_or_name: &str, spec: AgentSpec) -> Result<Value> {
         let _structure = self.inner.structure.lock().await;
         let shared = self.find(id_or_name)?;
         self.update_locked(&shared, spec).await
@@ -274,14 +274,24 @@ impl Agents {
         if *shared.spec() == spec {
             return Ok(shared.row());
         }
-        drop(kernel.types().create(&spec.kind, &spec.config)?);
+        let behaviour = kernel.types().create(&spec.kind, &spec.config)?;
+        contained(behaviour.check(&self.context(&shared.id)?)).await??;
+        let old = shared.spec();
         self.store_spec(&kernel, &shared.id, &spec).await?;
-        self.ask_cell(shared, |reply| Control::Update { spec: Arc::new(spec), reply }).await?;
+        let updated = self.ask_cell(shared, |reply| Control::Update { spec: Arc::new(spec), reply }).await;
+        if let Err(e) = updated {
+            // What it was is better than nothing: an error changes nothing that lasts.
+            self.store_spec(&kernel, &shared.id, &old).await?;
+            let restored = self.ask_cell(shared, |reply| Control::Update { spec: old, reply }).await;
+            return Err(match restored {
+                Ok(()) => e,
+                Err(again) => e.hint(format!("going back to what it was failed too: {}", again.message)),
+            });
+        }
         Ok(shared.row())
     }
 
-    /// Ends an agent and forgets it, its files and its state.
-    pub async fn destroy(&self, id_or_name: &str) -> Result<Value> {
+    pub(super) async fn destroy_now(&self, id_or_name: &str) -> Result<Value> {
         let _structure = self.inner.structure.lock().await;
         let shared = self.find(id_or_name)?;
         let name = shared.name();
@@ -334,7 +344,10 @@ impl Agents {
 
     /// Everything about one agent.
     pub fn status(&self, id_or_name: &str) -> Result<Value> {
-        Ok(self.find(id_or_name)?.detail())
+        let shared = self.find(id_or_name)?;
+        let mut detail = shared.detail();
+        self.redact(&shared.spec().kind, &mut detail["config"]);
+        Ok(detail)
     }
 
     /// The observable state of one agent.
@@ -401,19 +414,17 @@ impl Agents {
 
     // ---- acting -------------------------------------------------------------------------------
 
-    /// Starts a stopped, failed or quarantined agent, and its being meant to run is kept.
-    pub async fn start(&self, id_or_name: &str) -> Result<Value> {
+    pub(super) async fn start_now(&self, id_or_name: &str) -> Result<Value> {
         let shared = self.find(id_or_name)?;
         self.set_desired(&shared, Desired::Running).await?;
         self.ask_cell(&shared, |reply| Control::Start { reply: Some(reply) }).await?;
         Ok(shared.row())
     }
 
-    /// Stops an agent (its children first); it stays stopped until it is started.
-    pub async fn stop(&self, id_or_name: &str, how: Stop) -> Result<Value> {
+    pub(super) async fn stop_now(&self, id_or_name: &str, how: Stop) -> Result<Value> {
         let shared = self.find(id_or_name)?;
         for child in self.children_of(&shared).iter().rev() {
-            Box::pin(self.stop(&child.id, how)).await?;
+            Box::pin(self.stop_now(&child.id, how)).await?;
         }
         self.set_desired(&shared, Desired::Stopped).await?;
         let settle = Settle::Stopped("stopped".into());
@@ -440,6 +451,27 @@ impl Agents {
             self.set_desired(&shared, Desired::Running).await?;
         }
         self.ask_cell(&shared, |reply| Control::Restart { request, reply }).await
+    }
+
+    /// A specification as events and history may show it.
+    pub(crate) fn shown(&self, spec: &AgentSpec) -> Value {
+        let mut shown = json!(spec);
+        self.redact(&spec.kind, &mut shown["config"]);
+        shown
+    }
+
+    fn redact(&self, kind: &str, config: &mut Value) {
+        if let Ok(spec) = self.kernel().types().get(kind) {
+            crate::schema::redact(&spec.schema, config);
+        }
+    }
+
+    fn refuse_when_ending(&self) -> Result<()> {
+        if self.inner.ending.load(Ordering::Acquire) {
+            return Err(Error::new(ErrorKind::HostUnavailable, "the system is ending")
+                .hint("try again: the next one takes over"));
+        }
+        Ok(())
     }
 
     async fn store_spec(&self, kernel: &Kernel, id: &str, spec: &AgentSpec) -> Result<()> {
@@ -515,6 +547,7 @@ impl Agents {
     /// next host to adopt.
     pub async fn shutdown(&self, how: Stop) {
         let _structure = self.inner.structure.lock().await;
+        self.inner.ending.store(true, Ordering::Release);
         let order = self.index().stop_order();
         for group in order {
             let mut waiting = Vec::with_capacity(group.len());

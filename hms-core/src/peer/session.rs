@@ -169,10 +169,7 @@ impl PeerHandler for Session {
             "event.publish" => self.publish(params).await,
             "event.subscribe" => self.subscribe(peer, parse(params)?),
             "event.unsubscribe" => {
-                let number = parse::<Numbered>(params)?.subscription;
-                if let Some(pump) = self.subscriptions().remove(&number) {
-                    pump.abort();
-                }
+                self.unsubscribe(parse::<Numbered>(params)?.subscription);
                 Ok(Value::Null)
             }
             "service.list" => {
@@ -221,6 +218,11 @@ impl PeerHandler for Session {
             && let Err(e) = self.report(params.clone())
         {
             tracing::warn!(error = %e, "a peer's report is not accepted");
+        }
+        if method == "event.unsubscribe"
+            && let Some(number) = params.get("subscription").and_then(Value::as_u64)
+        {
+            self.unsubscribe(number);
         }
         if method == "command.cancel"
             && let Some(call) = params.get("call").and_then(Value::as_u64)
@@ -356,6 +358,12 @@ impl Session {
             old.abort();
         }
         Ok(Value::Null)
+    }
+
+    fn unsubscribe(&self, number: u64) {
+        if let Some(pump) = self.subscriptions().remove(&number) {
+            pump.abort();
+        }
     }
 
     /// Registers something in this peer's name, and takes it back when the peer went meanwhile.

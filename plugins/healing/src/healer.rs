@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use hms_core::{
-    agent::{AgentState, Health, Status},
+    agent::{AgentState, Health, HealthStatus, Status},
     contain::contained,
     supervision::Restart,
 };
@@ -304,7 +304,8 @@ impl Climb<'_> {
             status: state.status,
             reason,
             incarnation: state.incarnation,
-            well: !ill && observed.alert.is_none(),
+            // Health that nobody knows is no proof of healing.
+            well: !ill && state.health.status != HealthStatus::Unknown && observed.alert.is_none(),
             checkable: agents.needs_checks(&self.case.agent_id),
             exits: observed.exits,
             ended: observed.ended,

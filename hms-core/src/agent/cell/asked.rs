@@ -111,7 +111,7 @@ impl Cell {
 
     pub(super) async fn update(&mut self, spec: Arc<AgentSpec>) -> Result<()> {
         let old = std::mem::replace(&mut self.shared.public().spec, spec.clone());
-        self.publish("agent.updated", json!({"spec": *spec}));
+        self.publish("agent.updated", json!({"spec": self.kernel.agents().shown(&spec)}));
         let new_life = old.kind != spec.kind || old.config != spec.config;
         match spec.desired {
             Desired::Stopped if old.desired == Desired::Running => {

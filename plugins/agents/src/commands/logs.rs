@@ -143,7 +143,9 @@ async fn open(dir: PathBuf, stream: Stream, args: &Logs) -> Result<Option<LogRea
 async fn drain(cx: &CommandContext, reader: Option<LogReader>, follow: bool) -> Result<Option<LogReader>> {
     let Some(mut reader) = reader else { return Ok(None) };
     let stream = reader.stream().name();
-    while !cx.is_cancelled() {
+    // Without following, what is printed from now on is not waited for.
+    let end = if follow { u64::MAX } else { reader.end() };
+    while !cx.is_cancelled() && reader.position() < end {
         let chunk: Chunk;
         (reader, chunk) =
             aside(stream, move || reader.read_lines(BLOCK).map(|chunk| (reader, chunk))).await?;

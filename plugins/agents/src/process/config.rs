@@ -207,7 +207,7 @@ pub(crate) fn schema() -> Value {
             "cwd": {"type": "string", "x-value": "DIR", "description": "working directory"},
             "env": {"enum": ["inherit", "clean"], "default": "inherit",
                 "description": "what the environment begins with: that of whoever creates the agent, or nothing"},
-            "vars": {"type": "object", "additionalProperties": {"type": "string"}, "description": "environment variables to set"},
+            "vars": {"type": "object", "x-secret": true, "additionalProperties": {"type": "string"}, "description": "environment variables to set"},
             "env_file": {"type": "string", "x-value": "FILE", "description": "file of NAME=value lines, read at each start"},
             "user": {"type": "string", "description": "run as this user (name, uid or uid:gid); needs the right to"},
             "limits": {"type": "object", "description": "resource limits: open_files, processes, address_space, core, cpu, data, file_size, locked_memory, stack"},

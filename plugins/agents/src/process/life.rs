@@ -157,8 +157,9 @@ impl Life {
                 code: exit.code,
                 signal: exit.signal,
             };
+            // First the sweep: the next life, which the report begins, ends this task.
+            processes.parts().undertaker.sweep(cx.id(), cx.incarnation(), Some(process.id()));
             cx.exited(report);
-            processes.parts().undertaker.sweep(cx.id(), cx.incarnation(), process.id());
         });
         self.keep(task.abort_handle());
     }
@@ -373,7 +374,13 @@ impl Life {
             .zip(self.log_start)
             .filter_map(|(stream, start)| LogReader::open(&self.dir, stream, start).ok())
             .collect();
-        let Ok(changes) = LogWatch::new(&self.dir) else { return std::future::pending().await };
+        let changes = match LogWatch::new(&self.dir) {
+            Ok(changes) => changes,
+            Err(e) => {
+                tracing::error!(agent = %self.agent, error = %e, "the log cannot be watched for its readiness");
+                return std::future::pending().await;
+            }
+        };
         loop {
             for reader in &mut readers {
                 while let Ok(chunk) = reader.read_lines(1 << 16) {
@@ -412,6 +419,20 @@ fn cannot_start(e: &std::io::Error) -> Error {
         }
         _ => error,
     }
+}
+
+/// Removes what a destroyed agent leaves outside its folder.
+pub(super) fn forget(cx: &AgentContext) {
+    let _ = std::fs::remove_file(notify_path(cx));
+}
+
+/// Whether a child could be started: its program, folder, user, environment and limits.
+pub(super) fn check(config: &Config, cx: &AgentContext) -> Result<()> {
+    let env = env::build(config, cx, None)?;
+    config.user.as_deref().map(env::user).transpose()?;
+    let spawn =
+        Spawn { clear_env: true, env: &env, cwd: config.cwd.as_deref(), ..Spawn::new(&config.command[0]) };
+    spawn.check().map(drop).map_err(|e| Error::io("starting the process", &e))
 }
 
 fn notify_path(cx: &AgentContext) -> PathBuf {

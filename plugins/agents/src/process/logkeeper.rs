@@ -111,6 +111,11 @@ fn keep(dir: &Path, stream: Stream, limits: &LogConfig) -> io::Result<()> {
         return Ok(());
     }
     let end = last_line_end(&live, start, len)?;
+    // Who prints faster than we copy keeps the newest part; the rest is a gap that readers state.
+    let start = match end.saturating_sub(limits.max_size) {
+        early if early > start => last_line_end(&live, start, early)?,
+        _ => start,
+    };
     let archive = stream.archive(dir, start);
     let unfinished = archive.with_extension("tmp");
     copy(&live, start, end, &files::append(&unfinished)?)?;

@@ -139,6 +139,11 @@ impl LogReader {
         self.next
     }
 
+    /// The offset behind the last byte that has been printed so far.
+    pub fn end(&self) -> u64 {
+        std::fs::metadata(self.stream.path(&self.dir)).map_or(self.next, |m| m.len())
+    }
+
     /// The next complete lines, about `max` bytes of them; none at the end.
     pub fn read_lines(&mut self, max: usize) -> io::Result<Chunk> {
         let mut chunk = Chunk::default();

@@ -156,6 +156,10 @@ impl Behaviour for ProcessAgent {
         Ok(self.begin(life, false, cx))
     }
 
+    async fn check(&self, cx: &AgentContext) -> Result<()> {
+        life::check(&self.config, cx)
+    }
+
     async fn adopt(&self, cx: &AgentContext) -> Result<Adoption> {
         let survivors = self.processes.survivors().remove(cx.id()).unwrap_or_default();
         let record = Record::read(cx.dir());
@@ -163,7 +167,7 @@ impl Behaviour for ProcessAgent {
         let parts = self.processes.parts();
         let older = survivors.iter().filter(|t| t.token.incarnation < record.incarnation);
         for incarnation in older.map(|t| t.token.incarnation).collect::<HashSet<_>>() {
-            parts.undertaker.sweep(cx.id(), incarnation, record.id);
+            parts.undertaker.sweep(cx.id(), incarnation, None);
         }
         match Process::adopt(&record.id).map_err(|e| Error::io("adopting a process", &e))? {
             Some(process) => {
@@ -176,7 +180,7 @@ impl Behaviour for ProcessAgent {
             }
             None => {
                 Record::remove(cx.dir());
-                parts.undertaker.sweep(cx.id(), record.incarnation, record.id);
+                parts.undertaker.sweep(cx.id(), record.incarnation, Some(record.id));
                 let exit = ExitReport {
                     clean: false,
                     reason: "ended while no host was watching; the exit code is not known".into(),
@@ -264,7 +268,17 @@ impl Behaviour for ProcessAgent {
 
     async fn reset(&self, cx: &AgentContext) -> Result<()> {
         Record::remove(cx.dir());
+        life::forget(cx);
         Ok(())
+    }
+}
+
+impl Drop for ProcessAgent {
+    /// A life that ended by itself was never stopped: its tasks end with it all the same.
+    fn drop(&mut self) {
+        if let Some(life) = self.state().life.take() {
+            life.let_go();
+        }
     }
 }
 

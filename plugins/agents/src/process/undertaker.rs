@@ -10,7 +10,7 @@ use std::{
 use hms_core::os::{
     identity::ProcessId,
     token::Incarnations,
-    tree::{KillTree, kill_trees},
+    tree::{KillTree, kill_trees, stragglers},
 };
 use tokio::sync::oneshot;
 
@@ -55,10 +55,11 @@ impl Undertaker {
         rx.await.unwrap_or(0)
     }
 
-    /// Ends, some time soon, what a crashed life left behind.
-    pub(super) fn sweep(&self, agent: &str, incarnation: u64, leader: ProcessId) {
+    /// Ends, some time soon, what an earlier life left behind. `leader` is the process that this very life began
+    /// with, dead by now; never that of another life, since a leader is ended whatever its incarnation.
+    pub(super) fn sweep(&self, agent: &str, incarnation: u64, leader: Option<ProcessId>) {
         let incarnations = Incarnations::Exactly(incarnation);
-        let order = Order { agent: Some(agent.into()), incarnations, leader: Some(leader), done: None };
+        let order = Order { agent: Some(agent.into()), incarnations, leader, done: None };
         let _ = self.0.send(order);
     }
 }
@@ -93,11 +94,16 @@ fn run(home: &std::path::Path, orders: &Receiver<Order>) {
                 cgroup: None,
             })
             .collect();
-        let report = kill_trees(&targets);
+        let survived = !kill_trees(&targets).survived.is_empty();
+        // Only who asked about a survivor is told of it.
+        let left: Vec<usize> = targets
+            .iter()
+            .map(|target| if survived { stragglers(std::slice::from_ref(target)).len() } else { 0 })
+            .collect();
         drop(targets);
-        for order in batch {
+        for (order, left) in batch.into_iter().zip(left) {
             if let Some(done) = order.done {
-                let _ = done.send(report.survived.len());
+                let _ = done.send(left);
             }
         }
     }
