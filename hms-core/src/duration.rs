@@ -130,7 +130,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn round_trips(ms in 0u64..10_000_000_000_000) {
+        fn round_trips(ms in 0u64..3_000_000_000_000) {
             let d = Duration::from_millis(ms);
             prop_assert_eq!(parse(&format(d)).unwrap(), d);
         }

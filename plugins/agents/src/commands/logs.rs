@@ -144,7 +144,12 @@ async fn drain(cx: &CommandContext, reader: Option<LogReader>, follow: bool) -> 
     let Some(mut reader) = reader else { return Ok(None) };
     let stream = reader.stream().name();
     // Without following, what is printed from now on is not waited for.
-    let end = if follow { u64::MAX } else { reader.end() };
+    let end;
+    (reader, end) = aside(stream, move || {
+        let end = if follow { u64::MAX } else { reader.end()? };
+        Ok((reader, end))
+    })
+    .await?;
     while !cx.is_cancelled() && reader.position() < end {
         let chunk: Chunk;
         (reader, chunk) =

@@ -41,6 +41,8 @@ pub(super) struct Life {
     clock: SharedClock,
     /// Where the logs were when this life began.
     log_start: [u64; 2],
+    /// Where the child speaks, until somebody listens there.
+    socket: Mutex<Option<Result<NotifySocket>>>,
     told: Mutex<Told>,
     /// Holds one permit once the child said READY=1.
     told_ready: tokio::sync::Notify,
@@ -58,8 +60,8 @@ impl Life {
     /// Spawns the child and records it.
     pub(super) fn spawn(config: &Config, cx: &AgentContext, nofile: Option<(u64, u64)>) -> Result<Arc<Self>> {
         let dir = cx.dir();
-        let socket = config.notifies().then(|| notify_path(cx));
-        let env = Arc::new(env::build(config, cx, socket.as_deref())?);
+        let path = config.notifies().then(|| notify_path(cx));
+        let env = Arc::new(env::build(config, cx, path.as_deref())?);
         let (stdout, stderr) = (Stream::Stdout.path(dir), Stream::Stderr.path(dir));
         let log_start = [file_len(&stdout), file_len(&stderr)];
         let fifo = dir.join("stdin");
@@ -77,6 +79,8 @@ impl Life {
             limits.push((Limit::OpenFiles, soft, hard));
         }
         let args = config.args();
+        // Before the child is there: its first word may be the one that counts.
+        let socket = path.as_deref().map(NotifySocket::bind);
         let process = Process::spawn(&Spawn {
             args: &args,
             clear_env: true,
@@ -96,7 +100,7 @@ impl Life {
             tracing::warn!(agent = cx.id(), error = %e, "the process could not be recorded");
         }
         let env = if config.probes_by_exec() { env } else { Arc::default() };
-        Ok(Self::new(cx, process, env, log_start))
+        Ok(Self::new(cx, process, env, log_start, socket))
     }
 
     /// Goes on with a child of an earlier host.
@@ -106,14 +110,15 @@ impl Life {
         process: Process,
         record: Record,
     ) -> Result<Arc<Self>> {
-        let socket = config.notifies().then(|| notify_path(cx));
+        let path = config.notifies().then(|| notify_path(cx));
+        let socket = path.as_deref().map(NotifySocket::bind);
         let env = if config.probes_by_exec() {
-            Arc::new(env::build(config, cx, socket.as_deref())?)
+            Arc::new(env::build(config, cx, path.as_deref())?)
         } else {
             Arc::default()
         };
         let ends = [Stream::Stdout, Stream::Stderr].map(|s| file_len(&s.path(cx.dir())));
-        let life = Self::new(cx, process, env, ends);
+        let life = Self::new(cx, process, env, ends, socket);
         if record.ready {
             life.told_ready.notify_one();
         }
@@ -125,6 +130,7 @@ impl Life {
         process: Process,
         env: Arc<Vec<(OsString, OsString)>>,
         log_start: [u64; 2],
+        socket: Option<Result<NotifySocket>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             agent: cx.id().to_owned(),
@@ -134,6 +140,7 @@ impl Life {
             incarnation: cx.incarnation(),
             clock: cx.kernel().clock().clone(),
             log_start,
+            socket: Mutex::new(socket),
             told: Mutex::default(),
             told_ready: tokio::sync::Notify::new(),
             tasks: Mutex::default(),
@@ -171,7 +178,7 @@ impl Life {
         cx: &AgentContext,
         was_ready: bool,
     ) -> Started {
-        let socket = config.notifies().then(|| NotifySocket::bind(&notify_path(cx)));
+        let socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner).take();
         let socket = match socket.transpose() {
             Ok(socket) => socket,
             Err(e) => {

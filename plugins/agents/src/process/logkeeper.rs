@@ -112,9 +112,10 @@ fn keep(dir: &Path, stream: Stream, limits: &LogConfig) -> io::Result<()> {
     }
     let end = last_line_end(&live, start, len)?;
     // Who prints faster than we copy keeps the newest part; the rest is a gap that readers state.
-    let start = match end.saturating_sub(limits.max_size) {
-        early if early > start => last_line_end(&live, start, early)?,
-        _ => start,
+    let start = if end - start > limits.max_size.saturating_mul(2) {
+        last_line_end(&live, start, end - limits.max_size)?
+    } else {
+        start
     };
     let archive = stream.archive(dir, start);
     let unfinished = archive.with_extension("tmp");

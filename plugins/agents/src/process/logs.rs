@@ -140,8 +140,8 @@ impl LogReader {
     }
 
     /// The offset behind the last byte that has been printed so far.
-    pub fn end(&self) -> u64 {
-        std::fs::metadata(self.stream.path(&self.dir)).map_or(self.next, |m| m.len())
+    pub fn end(&self) -> io::Result<u64> {
+        Ok(segments(&self.dir, self.stream)?.last().map_or(self.next, |s| s.start + s.len))
     }
 
     /// The next complete lines, about `max` bytes of them; none at the end.
@@ -177,7 +177,8 @@ impl LogReader {
 
     /// What follows the last complete line, when the stream will not grow any more.
     pub fn rest(&mut self) -> io::Result<Option<Line>> {
-        let Some((segment, _)) = self.segment()? else { return Ok(None) };
+        let Some((segment, skipped)) = self.segment()? else { return Ok(None) };
+        self.next += skipped;
         let len = (segment.start + segment.len).saturating_sub(self.next).min(LONGEST as u64);
         if len == 0 {
             return Ok(None);
