@@ -209,9 +209,11 @@ fn a_stop_without_a_host_stops_what_the_last_one_left() {
 
 /// Nothing but looks into `/proc`: no command is run that could start a host. The new pid.
 fn within_two_seconds(home: &Home, killed: i32, bystander: i32) -> i32 {
+    let begun = Instant::now();
     let back = until("the child is back", Duration::from_secs(2), || {
         home.processes().into_iter().map(|t| t.pid).find(|pid| *pid != killed && *pid != bystander)
     });
+    println!("host and child are back after {:?}", begun.elapsed());
     assert!(processes::lives(bystander));
     back
 }

@@ -219,8 +219,10 @@ impl Cell {
             }
             Ok(Adoption::Absent) => false,
             Err(e) => {
-                tracing::warn!(agent = %self.shared.id, error = %e, "adoption failed");
-                false
+                // It may well run: another life beside it would be a duplicate.
+                tracing::error!(agent = %self.shared.id, error = %e, "adoption failed");
+                self.settle(Status::Failed, Some(format!("could not be adopted: {}", e.message)));
+                true
             }
         }
     }
