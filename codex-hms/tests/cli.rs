@@ -24,7 +24,9 @@ impl Home {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_codex-hms"));
+        // Whoever runs the tests may ignore signals (a shell's `&` does); what is tested must not inherit that.
+        let mut command = Command::new("env");
+        command.arg("--default-signal=INT,TERM").arg(env!("CARGO_BIN_EXE_codex-hms"));
         command.env("HMS_HOME", self.0.path()).env_remove("HMS_LOG").stdin(Stdio::null());
         command
     }
