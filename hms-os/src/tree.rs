@@ -26,7 +26,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, getsid, kill_process_group, pidfd_send_signal};
+use rustix::process::{Pid, Signal, kill_process_group, pidfd_send_signal};
 
 pub use crate::cgroup::Cgroup;
 use crate::identity::ProcessId;
@@ -220,14 +220,19 @@ impl<'a> Hunt<'a> {
             .iter()
             .filter_map(|target| target.leader)
             .filter(|leader| leader.boot_id == boot_id && leader.start_time != 0);
+        let own_pid = rustix::process::getpid().as_raw_pid();
+        // Read like everyone else's, for in a container the group and session of
+        // its first processes were made outside and are 0 here, a number that
+        // `getsid` of rustix does not expect. Without an answer, numbers that
+        // none has.
+        let (own_group, own_session) = Stat::read(own_pid).map_or((-1, -1), |own| (own.pgid, own.session));
         Hunt {
             targets,
             by_agent,
             whole_home: targets.iter().filter(|t| t.agent.is_none()).collect(),
-            own_pid: rustix::process::getpid().as_raw_pid(),
-            own_group: rustix::process::getpgrp().as_raw_pid(),
-            // Without an answer, a number that no session has.
-            own_session: getsid(None).map_or(-1, Pid::as_raw_pid),
+            own_pid,
+            own_group,
+            own_session,
             earliest: earliest_start(targets),
             founders: leaders.map(|id| (id.pid, id.start_time)).collect(),
             groups: HashSet::new(),
