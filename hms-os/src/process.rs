@@ -274,7 +274,8 @@ impl Process {
         let told = pidfd::reaped_exit(pidfd).or_else(|| self.exit_of_zombie());
         Ok(match told {
             Some(exit) => Told::Exit(exit),
-            None if pidfd::is_reaped(pidfd) => Told::Exit(Exit::UNKNOWN),
+            // It may have been reaped between the two looks: then the kernel tells it now.
+            None if pidfd::is_reaped(pidfd) => Told::Exit(pidfd::reaped_exit(pidfd).unwrap_or(Exit::UNKNOWN)),
             None => Told::NotYet,
         })
     }
