@@ -21,7 +21,7 @@ const STEPS: [Step; 7] = [
     step("header", &["cargo", "xtask", "header", "--check"]),
     step("build", &["cargo", "build", "--workspace", "--all-targets"]),
     step("clippy", &["cargo", "clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]),
-    step("test", &["cargo", "test", "--workspace"]),
+    step("test", &["cargo", "test", "--workspace", "--no-fail-fast"]),
     step("docs", &["cargo", "xtask", "docs", "--check"]),
     Step {
         name: "loom",
