@@ -363,6 +363,9 @@ pub struct Surroundings {
     pub json: bool,
     /// The signal that cancelled the command, once it is cancelled; 0 for none.
     pub signal: Arc<AtomicI32>,
+    /// What the process ends with when the command succeeds: 0, unless the command stores another, as one
+    /// that stands in for another program does.
+    pub exit_code: Arc<AtomicI32>,
 }
 
 /// What a handler is given beside its arguments.

@@ -44,12 +44,13 @@ pub struct Program {
 }
 
 /// What the groups of commands are for, in the order of `--help`.
-const GROUPS: [(&str, &str); 5] = [
+const GROUPS: [(&str, &str); 6] = [
     ("agent", "Create, look at and control agents"),
     ("monitor", "See health, metrics, alerts and events"),
     ("heal", "See and steer healing"),
     ("system", "Run and configure the system itself"),
     ("mcp", "Keep MCP servers alive"),
+    ("codex", "Put HMS into Codex and other MCP clients"),
 ];
 
 const ABOUT: &str = "Keeps processes and other moving parts alive: supervision, health, verified healing.";
@@ -170,6 +171,7 @@ impl CommandLine<'_> {
 
     async fn run_here(self, home: &Path) -> Result<i32, End> {
         let signal = Arc::new(AtomicI32::new(0));
+        let exit_code = Arc::new(AtomicI32::new(argv::OK));
         let surroundings = Surroundings {
             program: self.program.name.clone(),
             home: home.to_owned(),
@@ -179,6 +181,7 @@ impl CommandLine<'_> {
             color: self.wants_color(),
             json: self.invocation.output.json,
             signal: signal.clone(),
+            exit_code: exit_code.clone(),
         };
         let command = self.kernel.commands().get(&self.invocation.spec.path)?;
         let (tx, mut updates) = mpsc::channel(64);
@@ -206,7 +209,7 @@ impl CommandLine<'_> {
             Err(e) if asked && e.kind == ErrorKind::Cancelled => Ok(self.cancelled_code()),
             outcome => {
                 self.show(&outcome?)?;
-                Ok(argv::OK)
+                Ok(exit_code.load(Ordering::Acquire))
             }
         }
     }

@@ -1,0 +1,1 @@
+//! Messages on a line: found, told apart and answered, without being rewritten.

@@ -1,0 +1,1 @@
+//! One server's conversation, without I/O.

@@ -1,0 +1,8 @@
+//! `mcp serve`: the command registry as tools of an MCP server.
+
+use hms_core::{Result, plugin::Registrar};
+
+/// Registers what this room offers.
+pub(crate) fn register(_to: &Registrar) -> Result<()> {
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! The process of a stdio server: its tree, its memory, its end.
