@@ -39,10 +39,9 @@ fn what_was_acknowledged_survives_any_death_of_the_host() {
         let system = System::open(open).await.expect("a host");
         let mut workers: Vec<Worker> =
             (0..WORKERS).map(|n| Worker::new(n, system.clone(), random.next_u64())).collect();
-        for round in 0..rounds {
+        for _ in 0..rounds {
             workers = Box::pin(one_round(&home, &random, workers)).await;
             let done = Box::pin(settle(&home, &system, &mut workers)).await;
-            assert!(done.acknowledged > 0 || round == 0, "round {round}: there was no load");
             total.acknowledged += done.acknowledged;
             total.unknown += done.unknown;
         }
@@ -50,6 +49,8 @@ fn what_was_acknowledged_survives_any_death_of_the_host() {
             "{rounds} rounds, {} acknowledged, {} cut off by a death",
             total.acknowledged, total.unknown
         );
+        // A round may be too short for anything; all of them are not.
+        assert!(total.acknowledged as u64 > rounds, "there was hardly any load");
         drop(workers);
         system.close(false).await.expect("it detaches");
     });
