@@ -4,10 +4,11 @@
 
 use std::{
     collections::BTreeMap,
-    future::Future,
+    future::{Future, poll_fn},
     path::PathBuf,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, PoisonError, RwLock, atomic::AtomicI32},
+    task::{Context, Poll},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -118,6 +119,9 @@ pub enum View {
     Text {
         /// JSON Pointer to a string.
         pointer: String,
+        /// JSON Pointer to the word that colours it, as [`Format::State`] does; empty: none.
+        #[serde(default, skip_serializing_if = "String::is_empty")]
+        state: String,
     },
     /// A sentence with `{/pointer}` places.
     Message {
@@ -158,7 +162,12 @@ impl View {
 
     /// A text found at `pointer`.
     pub fn text(pointer: &str) -> Self {
-        Self::Text { pointer: pointer.into() }
+        Self::Text { pointer: pointer.into(), state: String::new() }
+    }
+
+    /// The same, coloured by the state at `state`.
+    pub fn text_by_state(pointer: &str, state: &str) -> Self {
+        Self::Text { pointer: pointer.into(), state: state.into() }
     }
 }
 
@@ -213,6 +222,9 @@ pub struct CommandSpec {
     /// Command lines worth showing, without the program's name.
     #[serde(default)]
     pub examples: Vec<String>,
+    /// For programs alone: no front end shows it or offers it to people or models.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
 }
 
 impl CommandSpec {
@@ -233,6 +245,7 @@ impl CommandSpec {
             watchable: false,
             view: View::text(""),
             examples: Vec::new(),
+            hidden: false,
         }
     }
 
@@ -264,6 +277,14 @@ impl CommandSpec {
         self
     }
 
+    /// A `caller` command that needs neither a terminal nor byte streams: front ends that have none, such as
+    /// tools for models, may offer it. Say so after the arguments; it is their key `x-tool`.
+    #[must_use]
+    pub fn as_tool(mut self) -> Self {
+        self.args["x-tool"] = true.into();
+        self
+    }
+
     /// Changes something.
     #[must_use]
     pub fn writes(mut self) -> Self {
@@ -275,6 +296,13 @@ impl CommandSpec {
     #[must_use]
     pub fn destructive(mut self) -> Self {
         self.effect = Effect::Destructive;
+        self
+    }
+
+    /// For programs alone.
+    #[must_use]
+    pub fn hidden(mut self) -> Self {
+        self.hidden = true;
         self
     }
 
@@ -328,6 +356,34 @@ pub enum Update {
         /// Arguments that replace those the command was run with, key by key.
         args: Value,
     },
+}
+
+impl Update {
+    /// Runs `work` to its end, and hands on what it says meanwhile in order: all of it before the outcome.
+    /// `next` polls for the next update, as [`mpsc::Receiver::poll_recv`] does.
+    pub async fn until<T>(
+        work: impl Future<Output = T>,
+        mut next: impl FnMut(&mut Context<'_>) -> Poll<Option<Update>>,
+        mut on_update: impl FnMut(Update),
+    ) -> T {
+        let mut work = pin!(work);
+        let outcome = poll_fn(|cx| {
+            while let Poll::Ready(Some(update)) = next(cx) {
+                on_update(update);
+            }
+            work.as_mut().poll(cx)
+        })
+        .await;
+        // What was said just before the end. Unconstrained: a used-up budget is no empty queue.
+        tokio::task::unconstrained(poll_fn(|cx| {
+            while let Poll::Ready(Some(update)) = next(cx) {
+                on_update(update);
+            }
+            Poll::Ready(())
+        }))
+        .await;
+        outcome
+    }
 }
 
 /// Who asks, and what of its surroundings a command may need.
@@ -552,8 +608,11 @@ impl Commands {
         }
     }
 
-    /// Removes what `owner` registered.
-    pub fn remove_owner(&self, owner: &Owner) {
-        self.by_path.write().unwrap_or_else(PoisonError::into_inner).retain(|_, c| c.owner != *owner);
+    /// Removes what `owner` registered; the answer is the paths that are gone.
+    pub fn remove_owner(&self, owner: &Owner) -> Vec<String> {
+        let mut by_path = self.by_path.write().unwrap_or_else(PoisonError::into_inner);
+        let gone = by_path.values().filter(|c| c.owner == *owner).map(|c| c.spec.path.clone()).collect();
+        by_path.retain(|_, c| c.owner != *owner);
+        gone
     }
 }

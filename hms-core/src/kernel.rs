@@ -28,6 +28,12 @@ use crate::{
 /// Subjects that are journaled: what history and replay need. Frequent ones are left out.
 const JOURNALED: [&str; 7] = ["agent.>", "system.>", "heal.>", "alert.>", "plugin.>", "codex.>", "journal.>"];
 
+/// Whether everything that `pattern` matches is journaled.
+pub(crate) fn is_journaled(pattern: &str) -> bool {
+    let root = pattern.split('.').next().unwrap_or_default();
+    root != pattern && JOURNALED.iter().any(|kept| kept.strip_suffix(".>") == Some(root))
+}
+
 /// Where a system keeps its files.
 #[derive(Debug, Clone)]
 pub struct Dirs {
@@ -168,11 +174,18 @@ impl Kernel {
 
     /// Removes what `owner` registered, everywhere.
     pub fn remove_owner(&self, owner: &Owner) {
-        self.0.commands.remove_owner(owner);
+        for path in self.0.commands.remove_owner(owner) {
+            self.command_event("command.unregistered", &path);
+        }
         self.0.services.remove_owner(owner);
         if self.0.types.remove_owner(owner) {
             self.0.agents.types_changed();
         }
+    }
+
+    /// Tells that a command came or went, for who draws something from the registry.
+    pub(crate) fn command_event(&self, kind: &'static str, path: &str) {
+        self.publish(EventDraft::json(kind, json!({"path": path})).source("/commands"));
     }
 
     /// The clock.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod blocking;
 pub mod bytesize;
 pub mod clock;
 pub mod command;

@@ -11,7 +11,11 @@ use semver::{Version, VersionReq};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Error, ErrorKind, Result, owner::Owner};
+use crate::{
+    Error, ErrorKind, Result,
+    blocking::{self, Blocking, Hung},
+    owner::Owner,
+};
 
 /// What a service is, without what answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,6 +78,12 @@ impl ServiceSpec {
 pub trait Service: Send + Sync {
     /// Answers one call. Runs concurrently with others.
     async fn call(&self, method: &str, args: Value) -> Result<Value>;
+
+    /// Whether a call may block its thread: sleep, lock, wait, compute for long. Each call then runs on a thread
+    /// of its own, at most 16 at a time. False, for what only awaits, costs nothing.
+    fn blocks(&self) -> bool {
+        false
+    }
 }
 
 #[derive(Clone)]
@@ -81,6 +91,8 @@ struct Entry {
     spec: Arc<ServiceSpec>,
     owner: Owner,
     service: Arc<dyn Service>,
+    /// Where it runs, if it blocks.
+    threads: Option<(Blocking, Hung)>,
 }
 
 /// A found service; it stays callable by who holds it, and fails once its owner is gone.
@@ -88,6 +100,7 @@ struct Entry {
 pub struct ServiceRef {
     spec: Arc<ServiceSpec>,
     service: Arc<dyn Service>,
+    threads: Option<(Blocking, Hung)>,
 }
 
 impl ServiceRef {
@@ -103,7 +116,12 @@ impl ServiceRef {
             return Err(Error::not_found(&format!("method of service `{}`", self.spec.id), method)
                 .hint(format!("it has: {known}")));
         }
-        match tokio::time::timeout(deadline, self.service.call(method, args)).await {
+        let called = async {
+            let Some((threads, hung)) = &self.threads else { return self.service.call(method, args).await };
+            let (service, method) = (self.service.clone(), method.to_owned());
+            threads.run(hung, async move { service.call(&method, args).await }).await?
+        };
+        match tokio::time::timeout(deadline, called).await {
             Ok(result) => result,
             Err(_) => Err(Error::new(
                 ErrorKind::Timeout,
@@ -122,6 +140,8 @@ pub struct Services {
 impl Services {
     /// Registers a service. The same id and version twice is an error.
     pub fn register(&self, owner: Owner, spec: ServiceSpec, service: Arc<dyn Service>) -> Result<()> {
+        // Asked before the lock is taken: it is a guest's answer.
+        let threads = service.blocks().then(|| (Blocking::new(blocking::CALLS), Hung::default()));
         let mut by_id = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
         let entries = by_id.entry(spec.id.clone()).or_default();
         if let Some(there) = entries.iter().find(|e| e.spec.version == spec.version) {
@@ -130,7 +150,7 @@ impl Services {
                 format!("service `{}` {} is already registered by {}", spec.id, spec.version, there.owner),
             ));
         }
-        entries.push(Entry { spec: Arc::new(spec), owner, service });
+        entries.push(Entry { spec: Arc::new(spec), owner, service, threads });
         entries.sort_by(|a, b| b.spec.version.cmp(&a.spec.version));
         Ok(())
     }
@@ -145,7 +165,11 @@ impl Services {
         entries
             .iter()
             .find(|e| requirement.matches(&e.spec.version))
-            .map(|e| ServiceRef { spec: e.spec.clone(), service: e.service.clone() })
+            .map(|e| ServiceRef {
+                spec: e.spec.clone(),
+                service: e.service.clone(),
+                threads: e.threads.clone(),
+            })
             .ok_or_else(|| {
                 let have = entries.iter().map(|e| e.spec.version.to_string()).collect::<Vec<_>>().join(", ");
                 missing(format!("service `{id}` {requirement} is not there; registered: {have}"))

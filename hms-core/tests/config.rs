@@ -250,6 +250,40 @@ fn unset_brings_the_default_back() {
 }
 
 #[test]
+fn unset_leaves_no_empty_table_but_those_that_say_something() {
+    for (text, key, left) in [
+        ("[store]\nkeep = 1\n\n[healing.ladder]\nmax = 4\n", "healing.ladder.max", "[store]\nkeep = 1\n"),
+        ("[healing]\nbudget = 4\n", "healing.budget", ""),
+        ("healing = { budget = 4 }\n", "healing.budget", ""),
+        ("# mine\n[healing]\nbudget = 4\n", "healing.budget", "# mine\n[healing]\n"),
+        ("[healing]\n", "healing.budget", "[healing]\n"),
+    ] {
+        let home = home(text);
+        load(&home).unwrap().unset(key).unwrap();
+        assert_eq!(fs::read_to_string(&home.file).unwrap(), left, "{text}");
+    }
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let (kind, message) =
+        refusal("[healing]\nwindow = 2\nbudgt = 3\nbudget = 0\n[nonsense]\n[store]\npath = 1\n");
+    assert_eq!(kind, ErrorKind::InvalidConfig);
+    let lines: Vec<&str> = message.lines().collect();
+    let starts = [
+        "config.toml:2:10: healing.window:",
+        "config.toml:3:1: unknown key `healing.budgt` (did you mean `budget`?)",
+        "config.toml:4:10: healing.budget:",
+        "config.toml:5:2: unknown section `nonsense`",
+        "config.toml:7:8: store.path:",
+    ];
+    assert_eq!(lines.len(), starts.len(), "{message}");
+    for (line, start) in lines.iter().zip(starts) {
+        assert!(line.starts_with(start), "{line}");
+    }
+}
+
+#[test]
 fn an_override_stands_above_the_file_and_is_not_written() {
     let text = "[healing]\nbudget = 4\n";
     let home = home(text);

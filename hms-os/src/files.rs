@@ -24,6 +24,19 @@ pub fn append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(PRIVATE).open(path)
 }
 
+/// A copy of a descriptor that somebody lends by its number, such as standard input.
+///
+/// # Errors
+/// As dup(2): a number that is not open.
+#[allow(unsafe_code)]
+pub fn lent(number: i32) -> io::Result<File> {
+    if number < 0 {
+        return Err(Errno::BADF.into());
+    }
+    // SAFETY: it is borrowed for one `dup`, which fails on a number that is not open.
+    unsafe { BorrowedFd::borrow_raw(number) }.try_clone_to_owned().map(File::from)
+}
+
 /// Create a directory, and what it lies in, for the owner alone (0700). One that is there keeps its mode.
 pub fn create_private_dir(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;

@@ -14,6 +14,7 @@
 //! | [`cgroup`] | a control group of one's own, where one is delegated |
 //! | [`files`] | logs, locks, FIFOs, private files |
 //! | [`fork`] | what the child of a fork must close |
+//! | [`list`] | every process of this user, to look at |
 //! | [`watch`] | file changes by inotify |
 //! | [`host`] | what only a dedicated host may do, and the runtime directory |
 //!
@@ -46,6 +47,8 @@ pub mod fork;
 #[cfg(target_os = "linux")]
 pub mod host;
 #[cfg(target_os = "linux")]
+pub mod list;
+#[cfg(target_os = "linux")]
 mod pidfd;
 #[cfg(target_os = "linux")]
 pub mod process;
@@ -63,12 +66,13 @@ pub mod watch;
 #[cfg(not(target_os = "linux"))]
 mod unsupported;
 #[cfg(not(target_os = "linux"))]
-pub use unsupported::{cgroup, files, host, process, tree, watch};
+pub use unsupported::{cgroup, files, host, list, process, tree, watch};
 
 pub use cgroup::Cgroup;
 pub use exit::{Exit, Limit, Signal};
 pub use files::HomeLock;
 pub use identity::{BootId, ProcessId};
+pub use list::Listed;
 pub use process::{Output, Process, Spawn, Stdin, TreeUsage, Usage, tree_usage, usage};
 pub use token::{Incarnations, TOKEN_VARIABLE, Token};
 pub use tree::{KillTree, Report, Tagged, descendants, kill_tree, kill_trees, scan, stragglers};

@@ -63,7 +63,7 @@ pub enum Overflow {
 pub enum Pushed {
     /// It waits for the consumer.
     Stored,
-    /// It waits for the consumer, and the oldest item was lost for it.
+    /// It waits for the consumer, and the oldest item (or several) was lost for it.
     DroppedOldest,
     /// It was lost, and is counted.
     DroppedNewest,
@@ -188,6 +188,14 @@ impl<T> Queue<T> {
         Self { state: Mutex::new(State::new()), arrived: Condvar::new(), capacity: capacity.max(1), overflow }
     }
 
+    /// The same with a bound on what its items weigh together by `of` (their bytes, say), which must always say
+    /// the same of an item: there is room for one more while that is less than `most`.
+    #[must_use]
+    pub fn weighed(self, most: usize, of: fn(&T) -> usize) -> Self {
+        self.lock().weigh(most, of);
+        self
+    }
+
     /// How many items fit.
     #[must_use]
     pub fn capacity(&self) -> usize {
@@ -211,20 +219,29 @@ impl<T> Queue<T> {
             return Err(PushError::Closed(item));
         }
         if state.has_room(self.capacity) {
-            state.items.push_back(item);
+            state.append(item);
             self.signal(state);
             return Ok(Pushed::Stored);
         }
         match self.overflow {
-            Overflow::DropOldest => match state.displace(item) {
-                Ok(oldest) => {
-                    self.signal(state);
-                    drop(oldest);
-                    Ok(Pushed::DroppedOldest)
+            Overflow::DropOldest => {
+                let mut oldest = state.lose_oldest();
+                let mut more = Vec::new();
+                // A heavy item may take the place of several.
+                while !state.has_room(self.capacity)
+                    && let Some(next) = state.lose_oldest()
+                {
+                    more.extend(oldest.replace(next));
                 }
-                // Every place is reserved by producers that wait: there is no oldest.
-                Err(item) => Ok(self.lose(state, item)),
-            },
+                if oldest.is_none() {
+                    // Every place is reserved by producers that wait: there is no oldest.
+                    return Ok(self.lose(state, item));
+                }
+                state.append(item);
+                self.signal(state);
+                drop((oldest, more));
+                Ok(Pushed::DroppedOldest)
+            }
             Overflow::DropNewest => Ok(self.lose(state, item)),
             Overflow::Reject | Overflow::Block { .. } => {
                 drop(state);

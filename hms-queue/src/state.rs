@@ -14,6 +14,13 @@ struct Gap {
     count: u64,
 }
 
+/// What the items weigh together, where that is bounded too.
+struct Weights<T> {
+    of: fn(&T) -> usize,
+    most: usize,
+    now: usize,
+}
+
 /// The guarded part of a queue.
 pub(crate) struct State<T> {
     pub(crate) items: VecDeque<T>,
@@ -22,6 +29,7 @@ pub(crate) struct State<T> {
     /// Ascending by position; a position occurs once.
     #[expect(clippy::box_collection, reason = "an idle mailbox pays 8 bytes for it, not 32")]
     gaps: Option<Box<VecDeque<Gap>>>,
+    weights: Option<Box<Weights<T>>>,
     pub(crate) taken: u64,
     pub(crate) lost: u64,
     /// Places that permits hold.
@@ -43,6 +51,7 @@ impl<T> State<T> {
             items: VecDeque::new(),
             head: 0,
             gaps: None,
+            weights: None,
             taken: 0,
             lost: 0,
             reserved: 0,
@@ -54,8 +63,30 @@ impl<T> State<T> {
         }
     }
 
+    /// Bounds what the items weigh together, by `of`: there is room while that is less than `most`.
+    pub(crate) fn weigh(&mut self, most: usize, of: fn(&T) -> usize) {
+        let now = self.items.iter().map(of).sum();
+        self.weights = Some(Box::new(Weights { of, most, now }));
+    }
+
     pub(crate) fn has_room(&self, capacity: usize) -> bool {
-        self.items.len() + self.reserved < capacity
+        self.items.len() + self.reserved < capacity && self.weights.as_ref().is_none_or(|w| w.now < w.most)
+    }
+
+    /// Adds the newest item, whether there is room or not.
+    pub(crate) fn append(&mut self, item: T) {
+        if let Some(weights) = &mut self.weights {
+            weights.now = weights.now.saturating_add((weights.of)(&item));
+        }
+        self.items.push_back(item);
+    }
+
+    /// The first `count` items are about to go.
+    fn unweigh(&mut self, count: usize) {
+        if let Some(weights) = &mut self.weights {
+            let gone: usize = self.items.iter().take(count).map(weights.of).sum();
+            weights.now = weights.now.saturating_sub(gone);
+        }
     }
 
     /// Whether the consumer has something to take or to learn.
@@ -63,21 +94,19 @@ impl<T> State<T> {
         !self.items.is_empty() || self.gaps.is_some() || self.nudged
     }
 
-    /// Exchanges the oldest item for `item`; gives `item` back when there is no oldest.
-    pub(crate) fn displace(&mut self, item: T) -> Result<T, T> {
-        let Some(oldest) = self.items.pop_front() else {
-            return Err(item);
-        };
+    /// Loses the oldest item, if there is one: it is to be dropped outside the lock.
+    pub(crate) fn lose_oldest(&mut self) -> Option<T> {
+        self.unweigh(1);
+        let oldest = self.items.pop_front()?;
         let count = 1 + self.take_gap_at_head();
         self.head += 1;
         self.lost += 1;
-        self.items.push_back(item);
         let gaps = self.gaps.get_or_insert_default();
         match gaps.front_mut() {
             Some(next) if next.at == self.head => next.count += count,
             _ => gaps.push_front(Gap { at: self.head, count }),
         }
-        Ok(oldest)
+        Some(oldest)
     }
 
     /// Notes `count` lost after the newest item.
@@ -103,6 +132,7 @@ impl<T> State<T> {
         if let Some(gap) = self.gaps.as_ref().and_then(|gaps| gaps.front()) {
             count = count.min((gap.at - self.head) as usize);
         }
+        self.unweigh(count);
         into.extend(self.items.drain(..count));
         self.head += count as u64;
         self.taken += count as u64;
@@ -112,6 +142,7 @@ impl<T> State<T> {
     /// Takes the oldest item and forgets the gap before it.
     pub(crate) fn take_one(&mut self) -> Option<T> {
         self.take_gap_at_head();
+        self.unweigh(1);
         let item = self.items.pop_front()?;
         self.head += 1;
         self.taken += 1;
@@ -132,6 +163,7 @@ impl<T> State<T> {
     /// Takes out everything that waits, losses included.
     pub(crate) fn discard(&mut self) -> VecDeque<T> {
         self.head += self.items.len() as u64;
+        self.unweigh(self.items.len());
         self.gaps = None;
         self.nudged = false;
         mem::take(&mut self.items)

@@ -287,3 +287,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_waits_is_bounded_by_weight_as_well() {
+    let weigh = |text: &String| text.len();
+    let queue = Queue::new(8, Overflow::DropOldest).weighed(10, weigh);
+    for text in ["aaaa", "bbbb", "cc"] {
+        assert_eq!(queue.push(text.to_owned()).unwrap(), Pushed::Stored);
+    }
+    // Ten are there: the oldest goes, and that is enough.
+    assert_eq!(queue.push("dddddddd".to_owned()).unwrap(), Pushed::DroppedOldest);
+    // Now several have to.
+    assert_eq!(queue.push("e".to_owned()).unwrap(), Pushed::DroppedOldest);
+    let batch = queue.recv_timeout(9, Duration::from_secs(30)).unwrap();
+    assert_eq!((batch.items, batch.lost_before), (vec!["dddddddd".to_owned(), "e".to_owned()], 3));
+    // What was taken weighs nothing any more, and what is heavier than all of them fits an empty queue.
+    assert_eq!(queue.push("x".repeat(99)).unwrap(), Pushed::Stored);
+    assert_eq!(queue.try_pop().unwrap().len(), 99);
+    assert_eq!(queue.push("f".to_owned()).unwrap(), Pushed::Stored);
+
+    let queue = Queue::new(8, Overflow::Reject).weighed(4, weigh);
+    queue.push("aaaa".to_owned()).unwrap();
+    assert!(matches!(queue.push("b".to_owned()), Err(PushError::Full(_))));
+    assert_eq!(queue.close_and_discard(), 1);
+}

@@ -42,7 +42,7 @@ impl<T> Future for PushWait<'_, T> {
                 };
                 match room {
                     Ok(mut state) => {
-                        state.items.push_back(item);
+                        state.append(item);
                         this.queue.signal(state);
                         Poll::Ready(Ok(()))
                     }
@@ -129,7 +129,7 @@ impl<T, Q: AsRef<Queue<T>>> Permit<T, Q> {
             return Err(PushError::Closed(item));
         }
         state.reserved -= 1;
-        state.items.push_back(item);
+        state.append(item);
         queue.signal(state);
         self.used = true;
         Ok(())

@@ -134,6 +134,13 @@ impl From<Closed> for End {
     }
 }
 
+/// Where a command is run.
+#[derive(Clone, Copy)]
+enum At<'a> {
+    Here(&'a Surroundings),
+    Host(&'a Client),
+}
+
 struct CommandLine<'p> {
     program: &'p Program,
     terminal: Arc<Terminal>,
@@ -170,7 +177,6 @@ impl CommandLine<'_> {
     }
 
     async fn run_here(self, home: &Path) -> Result<i32, End> {
-        let signal = Arc::new(AtomicI32::new(0));
         let exit_code = Arc::new(AtomicI32::new(argv::OK));
         let surroundings = Surroundings {
             program: self.program.name.clone(),
@@ -180,13 +186,27 @@ impl CommandLine<'_> {
             terminal: self.terminal.is_terminal(),
             color: self.wants_color(),
             json: self.invocation.output.json,
-            signal: signal.clone(),
+            signal: Arc::new(AtomicI32::new(0)),
             exit_code: exit_code.clone(),
         };
+        if let Some(every) = self.invocation.output.watch {
+            return self.watch(At::Here(&surroundings), every).await;
+        }
+        match self.here(&surroundings).await? {
+            Some(result) => {
+                self.show(&result)?;
+                Ok(exit_code.load(Ordering::Acquire))
+            }
+            None => Ok(self.cancelled_code()),
+        }
+    }
+
+    /// Runs the command once in this process; `None` when it was cancelled.
+    async fn here(&self, surroundings: &Surroundings) -> Result<Option<Value>, End> {
         let command = self.kernel.commands().get(&self.invocation.spec.path)?;
         let (tx, mut updates) = mpsc::channel(64);
         let (cx, canceller) = CommandContext::new(self.caller(), Some(tx));
-        let work = command.run(cx.within(surroundings), self.invocation.args.clone());
+        let work = command.run(cx.within(surroundings.clone()), self.invocation.args.clone());
         tokio::pin!(work);
         let mut asked = false;
         let outcome = loop {
@@ -196,7 +216,7 @@ impl CommandLine<'_> {
                 number = self.cancel.cancelled(), if !asked => {
                     // It ends in its own time: it may hold agents or a terminal.
                     asked = true;
-                    signal.store(number, Ordering::Release);
+                    surroundings.signal.store(number, Ordering::Release);
                     canceller.cancel();
                 }
                 outcome = &mut work => break outcome,
@@ -206,11 +226,8 @@ impl CommandLine<'_> {
             self.show_update(update)?;
         }
         match outcome {
-            Err(e) if asked && e.kind == ErrorKind::Cancelled => Ok(self.cancelled_code()),
-            outcome => {
-                self.show(&outcome?)?;
-                Ok(exit_code.load(Ordering::Acquire))
-            }
+            Err(e) if asked && e.kind == ErrorKind::Cancelled => Ok(None),
+            outcome => Ok(Some(outcome?)),
         }
     }
 
@@ -222,7 +239,7 @@ impl CommandLine<'_> {
             _ = self.cancel.cancelled() => return Ok(self.cancelled_code()),
         };
         match self.invocation.output.watch {
-            Some(every) => self.watch(&client, every).await,
+            Some(every) => self.watch(At::Host(&client), every).await,
             None => match self.ask(&client).await? {
                 Some(result) => {
                     self.clear_progress();
@@ -251,11 +268,16 @@ impl CommandLine<'_> {
         Ok(result.transpose()?)
     }
 
-    async fn watch(&self, client: &Client, every: Duration) -> Result<i32, End> {
+    /// Runs the command again and again, and draws each result over the last one.
+    async fn watch(&self, at: At<'_>, every: Duration) -> Result<i32, End> {
         let in_place = self.terminal.is_terminal() && !self.invocation.output.json;
         let mut redraw = Redraw::new(in_place);
         loop {
-            let Some(result) = self.ask(client).await? else { break };
+            let result = match at {
+                At::Here(surroundings) => self.here(surroundings).await?,
+                At::Host(client) => self.ask(client).await?,
+            };
+            let Some(result) = result else { break };
             let (columns, rows) = self.terminal.size();
             let text = if self.invocation.output.json {
                 json_line(&result)

@@ -21,14 +21,33 @@ pub fn resolve(named: Option<&Path>) -> Result<PathBuf> {
 /// The same, with the folder made if it is not there.
 pub fn prepare(named: Option<&Path>) -> Result<PathBuf> {
     let home = resolve(named)?;
-    hms_core::os::files::create_private_dir(&home).map_err(|e| {
-        Error::io(format!("home {}", home.display()), &e).hint("name another one with HMS_HOME or --home")
-    })?;
+    hms_core::os::files::create_private_dir(&home).map_err(|e| unusable(&home, &e))?;
     resolve(Some(&home))
 }
 
+/// Why there is no home at `home`, in words that name what stands in the way.
+fn unusable(home: &Path, e: &std::io::Error) -> Error {
+    let kind = Error::io("", e).kind;
+    let there = home.ancestors().find(|folder| folder.exists()).unwrap_or(home);
+    let what = match there {
+        _ if there == home && home.is_dir() => {
+            return Error::io(format!("home {}", home.display()), e).hint(OTHER);
+        }
+        _ if there == home => "it is not a folder".to_owned(),
+        file if !file.is_dir() => format!("{} is not a folder", file.display()),
+        folder => format!("no folder can be made in {}: {e}", folder.display()),
+    };
+    Error::new(kind, format!("home {} cannot be used: {what}", home.display())).hint(OTHER)
+}
+
+const OTHER: &str = "name another one with HMS_HOME or --home";
+
 /// The folder of a home's sockets.
 pub fn runtime_dir(home: &Path) -> Result<PathBuf> {
+    if home.exists() && !home.is_dir() || home.parent().is_some_and(|above| above.exists() && !above.is_dir())
+    {
+        return Err(unusable(home, &std::io::ErrorKind::NotADirectory.into()));
+    }
     hms_core::os::host::default_runtime_dir(home)
         .map_err(|e| Error::io(format!("runtime folder of {}", home.display()), &e))
 }

@@ -61,8 +61,10 @@ pub(crate) async fn run(cx: CommandContext, args: Run) -> Result<Value> {
 
 async fn open(home: &Path) -> Result<Host> {
     let home = home::prepare(Some(home))?;
+    let host = Host::open(Kernel::describe(organs())?, &home, &home::runtime_dir(&home)?).await?;
+    // Only whoever owns the home may: another host may be writing to it otherwise.
     make_room(&home.join("host.log"));
-    Host::open(Kernel::describe(organs())?, &home, &home::runtime_dir(&home)?).await
+    Ok(host)
 }
 
 /// Tells whoever started us, who reads one line from our standard output and then goes its way.
@@ -86,8 +88,36 @@ fn begin_logging() {
         .try_init();
 }
 
+/// Keeps the log of earlier hosts aside. Our own standard error is this file already, opened for appending by
+/// whoever started us: so it is emptied, not moved.
 fn make_room(log: &Path) {
-    if std::fs::metadata(log).is_ok_and(|m| m.len() > LOG_LIMIT) {
-        let _ = std::fs::rename(log, log.with_extension("log.1"));
+    if !std::fs::metadata(log).is_ok_and(|m| m.len() > LOG_LIMIT) {
+        return;
+    }
+    let kept = std::fs::copy(log, log.with_extension("log.1"))
+        .and_then(|_| std::fs::File::options().write(true).open(log)?.set_len(0));
+    if let Err(e) = kept {
+        tracing::warn!(error = %e, "{} could not be put aside", log.display());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_put_aside_and_who_writes_to_it_goes_on() {
+        use std::io::Write;
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("host.log");
+        let mut writer = std::fs::File::options().append(true).create(true).open(&log).unwrap();
+        writer.write_all(b"short").unwrap();
+        make_room(&log);
+        assert_eq!(std::fs::read(&log).unwrap(), b"short");
+        writer.write_all(&vec![b'x'; LOG_LIMIT as usize]).unwrap();
+        make_room(&log);
+        writer.write_all(b"next").unwrap();
+        assert_eq!(std::fs::read(&log).unwrap(), b"next");
+        assert_eq!(std::fs::metadata(dir.path().join("host.log.1")).unwrap().len(), LOG_LIMIT + 5);
     }
 }

@@ -30,7 +30,7 @@ pub fn organs() -> Vec<Arc<dyn Plugin>> {
         Arc::new(hms_monitoring::Monitoring::default()),
         Arc::new(hms_healing::HealingPlugin::default()),
         Arc::new(hms_mcp::McpPlugin),
-        Arc::new(hms_codex::CodexPlugin),
+        Arc::new(hms_codex::CodexPlugin::new()),
         Arc::new(system_plugin::SystemPlugin),
     ]
 }

@@ -12,6 +12,7 @@ use hms_core::{
     clock::Rng,
     command::{Caller, CommandContext, Update},
     event::{Event, EventDraft, Overflow, Subscribe, Subscription},
+    host,
     os::files::HomeLock,
     peer::{Attach, Client, HostCommand, RemoteSubscription},
     plugin::Plugin,
@@ -52,7 +53,7 @@ enum Place {
 
 /// What a private system holds on disk.
 enum PrivateFiles {
-    Temporary(PathBuf),
+    Temporary(PathBuf, #[expect(dead_code, reason = "held, not read")] HomeLock),
     Own(#[expect(dead_code, reason = "held, not read")] HomeLock),
 }
 
@@ -79,26 +80,28 @@ impl System {
     /// Errors: those of [`System::open`], and `already-exists` when a plugin's id or something that it
     /// registers is taken.
     pub async fn open_private_with(named: Option<&Path>, plugins: Vec<Arc<dyn Plugin>>) -> Result<Self> {
-        let (home, files) = match named {
-            Some(named) => {
-                let home = home::prepare(Some(named))?;
-                let lock = home.join("lock");
-                let lock = HomeLock::try_acquire(&lock).map_err(|e| Error::io(lock.display(), &e))?;
-                let busy =
-                    || Error::new(ErrorKind::HomeBusy, format!("another process owns {}", home.display()));
-                let files = PrivateFiles::Own(lock.ok_or_else(busy)?);
-                (home, files)
-            }
+        let home = match named {
+            Some(named) => home::prepare(Some(named))?,
             None => {
                 let name = format!("hms-private-{}-{}", std::process::id(), Rng::from_os().token(8));
-                let home = home::prepare(Some(&std::env::temp_dir().join(name)))?;
-                (home.clone(), PrivateFiles::Temporary(home))
+                home::prepare(Some(&std::env::temp_dir().join(name)))?
             }
         };
+        let path = home.join("lock");
+        let lock = HomeLock::try_acquire(&path).map_err(|e| Error::io(path.display(), &e))?;
+        let lock = lock.ok_or_else(|| {
+            Error::new(ErrorKind::HomeBusy, format!("another process owns {}", home.display()))
+        })?;
+        let files = match named {
+            Some(_) => PrivateFiles::Own(lock),
+            None => PrivateFiles::Temporary(home.clone(), lock),
+        };
+        let runtime = home::runtime_dir(&home)?;
+        host::claim(&runtime, &home)?;
         let kernel = Kernel::describe(organs().into_iter().chain(plugins).collect())?;
-        if let Err(e) = kernel.open(&home, &home::runtime_dir(&home)?).await {
+        if let Err(e) = kernel.open(&home, &runtime).await {
             kernel.discard();
-            if let PrivateFiles::Temporary(home) = files {
+            if let PrivateFiles::Temporary(home, _) = files {
                 let _ = std::fs::remove_dir_all(home);
             }
             return Err(e);
@@ -113,7 +116,7 @@ impl System {
         path: &str,
         args: Value,
         caller: Caller,
-        mut on_update: impl FnMut(Update),
+        on_update: impl FnMut(Update),
     ) -> Result<Value> {
         let kernel = match &*self.0 {
             Place::Elsewhere(client) => return client.run(path, args, caller, on_update).await,
@@ -122,19 +125,7 @@ impl System {
         let command = kernel.commands().get(path)?;
         let (tx, mut updates) = mpsc::channel(64);
         let (cx, _cancelled_on_drop) = CommandContext::new(caller, Some(tx));
-        let work = command.run(cx, args);
-        tokio::pin!(work);
-        let outcome = loop {
-            tokio::select! {
-                biased;
-                Some(update) = updates.recv() => on_update(update),
-                outcome = &mut work => break outcome,
-            }
-        };
-        while let Ok(update) = updates.try_recv() {
-            on_update(update);
-        }
-        outcome
+        Update::until(command.run(cx, args), |cx| updates.poll_recv(cx), on_update).await
     }
 
     /// Subscribes to events. A full queue loses the oldest and counts them.
@@ -196,7 +187,7 @@ impl System {
         let Place::Here { kernel, files } = &*self.0 else { return Ok(()) };
         let stays = agents_stay && matches!(files, PrivateFiles::Own(_));
         let closed = kernel.close(if stays { Stop::Detach } else { Stop::Graceful(STOP_DEADLINE) }).await;
-        if let PrivateFiles::Temporary(home) = files {
+        if let PrivateFiles::Temporary(home, _) = files {
             let _ = std::fs::remove_dir_all(&kernel.dirs().runtime);
             let _ = std::fs::remove_dir_all(home);
         }

@@ -119,7 +119,8 @@ fn info(kernel: &Kernel) -> Result<Value> {
         "agents": {"total": agents.len(), "by_status": by_status},
         "plugins": kernel.plugins().list(),
         "store": {"queued": store.queued, "dropped": store.dropped, "lost": store.lost, "failing": store.failing,
-            "last_error": store.last_error.map(|e| e.message)},
+            // One that is over is history, which the log keeps.
+            "last_error": store.last_error.filter(|_| store.failing).map(|e| e.message)},
         "events": {"published": bus.published, "subscriptions": bus.subscriptions},
     }))
 }
@@ -176,36 +177,47 @@ fn register_life_cycle(to: &Registrar) -> Result<()> {
         handler(host::run),
     )?;
     to.command(
-        CommandSpec::new("system status", "Show whether a host runs, and how it is").caller().view(
-            View::record(&[
-                ("State", "/state", Format::State),
-                ("Home", "/home", Format::Text),
-                ("Host pid", "/host/pid", Format::Text),
-                ("Version", "/host/version", Format::Text),
-                ("Started", "/host/started_ms", Format::Age),
-                ("Memory", "/host/memory_bytes", Format::Bytes),
-                ("Agents", "/agents/total", Format::Text),
-                ("Events", "/events/published", Format::Text),
-                ("Store", "/store/last_error", Format::Text),
-            ])
-            .with(
-                "Plugins",
-                View::table_at(
-                    "/plugins",
-                    "none",
-                    &[
-                        ("ID", "/id", Format::Text),
-                        ("VERSION", "/version", Format::Text),
-                        ("STAGE", "/stage", Format::State),
-                        ("PROBLEM", "/problem", Format::Text),
-                    ],
+        CommandSpec::new("system status", "Show whether a host runs, and how it is")
+            .caller()
+            .as_tool()
+            .watchable()
+            .view(
+                View::record(&[
+                    ("State", "/state", Format::State),
+                    ("Home", "/home", Format::Text),
+                    ("Host pid", "/host/pid", Format::Text),
+                    ("Version", "/host/version", Format::Text),
+                    ("Started", "/host/started_ms", Format::Age),
+                    ("Memory", "/host/memory_bytes", Format::Bytes),
+                    ("Agents", "/agents/total", Format::Text),
+                    ("Events", "/events/published", Format::Text),
+                    ("Store", "/store/last_error", Format::Text),
+                ])
+                .with(
+                    "Plugins",
+                    View::table_at(
+                        "/plugins",
+                        "none",
+                        &[
+                            ("ID", "/id", Format::Text),
+                            ("VERSION", "/version", Format::Text),
+                            ("STAGE", "/stage", Format::State),
+                            ("PROBLEM", "/problem", Format::Text),
+                        ],
+                    ),
                 ),
             ),
-        ),
         handler(|cx: CommandContext, _: Nothing| async move {
             let around = cx.surroundings()?;
             match attach_if_running(&around.attach).await? {
-                Some(client) => client.run("system info", json!({}), cx.caller.clone(), |_| {}).await,
+                Some(client) => {
+                    let mut info = client.run("system info", json!({}), cx.caller.clone(), |_| {}).await?;
+                    // For whoever looks into the host: `system info` has it.
+                    if let Some(events) = info["events"].as_object_mut() {
+                        events.remove("subscriptions");
+                    }
+                    Ok(info)
+                }
                 None => Ok(json!({"state": "stopped", "home": around.home, "host": null})),
             }
         }),
@@ -213,6 +225,7 @@ fn register_life_cycle(to: &Registrar) -> Result<()> {
     to.command(
         CommandSpec::new("system stop", "Stop all agents and the host")
             .caller()
+            .as_tool()
             .destructive()
             .view(View::message("{/message}")),
         handler(|cx: CommandContext, _: Nothing| async move {
@@ -237,6 +250,7 @@ fn register_life_cycle(to: &Registrar) -> Result<()> {
         CommandSpec::new("system restart", "Replace the host; agents go on")
             .about("The new host adopts what runs: processes keep their pids. Use it after an upgrade.")
             .caller()
+            .as_tool()
             .writes()
             .view(View::message("{/message}")),
         handler(|cx: CommandContext, _: Nothing| async move {
@@ -255,6 +269,7 @@ fn register_life_cycle(to: &Registrar) -> Result<()> {
         .caller()
         .destructive()
         .args(json!({"yes": {"type": "boolean", "default": false, "x-hidden": true, "description": "do not ask"}}), &[])
+        .as_tool()
         .view(View::message("{/message}"));
     reset.confirm = Some("This stops all agents and erases their definitions, output, history and metrics (a backup of the database is kept). Go on?".into());
     to.command(reset, handler(|cx: CommandContext, _: Value| async move { erase(&cx).await }))?;

@@ -38,7 +38,7 @@ pub struct Failure {
 
 impl Answer {
     /// Runs a command to its end. Panics when it takes longer than `within`.
-    pub(crate) fn of(mut command: Command, within: Duration) -> Self {
+    pub fn of(mut command: Command, within: Duration) -> Self {
         let line = format!("{:?}", command.get_args().collect::<Vec<_>>());
         let begun = Instant::now();
         let mut child = command

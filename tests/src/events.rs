@@ -107,5 +107,5 @@ impl Drop for Events {
 }
 
 fn subscriptions(home: &Home) -> usize {
-    home.json(&["system", "status"])["events"]["subscriptions"].as_array().map_or(0, Vec::len)
+    home.json(&["system", "info"])["events"]["subscriptions"].as_array().map_or(0, Vec::len)
 }

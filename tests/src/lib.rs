@@ -8,8 +8,10 @@
 //! slow; where a deadline is the claim itself, the test names it.
 
 mod answer;
+pub mod codex;
 mod events;
 mod home;
+pub mod mcp_http;
 pub mod processes;
 mod program;
 mod wait;
@@ -17,5 +19,5 @@ mod wait;
 pub use answer::{Answer, Failure};
 pub use events::Events;
 pub use home::Home;
-pub use program::{child_program, free_port, hms_program, text};
+pub use program::{child_program, free_port, hms_program, mcp_program, text};
 pub use wait::{PATIENCE, until, while_it_holds};

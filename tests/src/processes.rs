@@ -62,9 +62,24 @@ pub fn cpu_time(pid: i32) -> Duration {
 
 /// Resident memory of a process, in bytes.
 pub fn memory(pid: i32) -> u64 {
+    memory_line(pid, "VmRSS:")
+}
+
+/// Resident memory that is a process's alone, in bytes: not the program's file, which all its processes share.
+pub fn own_memory(pid: i32) -> u64 {
+    memory_line(pid, "RssAnon:")
+}
+
+fn memory_line(pid: i32, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix(name)).unwrap_or_default();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap_or(0) * 1024
+}
+
+/// The words of a process's command line.
+pub fn words(pid: i32) -> Vec<String> {
+    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.split(|b| *b == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect()
 }
 
 /// kill -9. Whether there was such a process.
@@ -77,7 +92,8 @@ pub fn signal(pid: i32, signal: Signal) -> bool {
     Pid::from_raw(pid).is_some_and(|pid| rustix::process::kill_process(pid, signal).is_ok())
 }
 
-fn pids() -> impl Iterator<Item = i32> {
+/// Every pid there is.
+pub fn pids() -> impl Iterator<Item = i32> {
     let entries = fs::read_dir("/proc").expect("/proc can be read");
     entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok())
 }

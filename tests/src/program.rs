@@ -23,6 +23,11 @@ pub fn child_program() -> PathBuf {
     built("hms-test-child", "cargo builds it with these tests")
 }
 
+/// The MCP server of many vices, `src/bin/hms-test-mcp.rs`.
+pub fn mcp_program() -> PathBuf {
+    built("hms-test-mcp", "cargo builds it with these tests")
+}
+
 /// A path as text; those of tests always are.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("paths of tests are UTF-8")

@@ -53,8 +53,8 @@ fn a_subscriber_that_stops_reading_costs_a_bounded_queue() {
 
     // When the silent one goes, nothing of it stays.
     let mine = |home: &Home| {
-        let status = home.json(&["system", "status"]);
-        let all = status["events"]["subscriptions"].as_array().cloned().unwrap_or_default();
+        let info = home.json(&["system", "info"]);
+        let all = info["events"]["subscriptions"].as_array().cloned().unwrap_or_default();
         all.iter().filter(|s| s["patterns"] == json!(["test.>"])).count()
     };
     assert_eq!(mine(&home), 1);
@@ -151,11 +151,20 @@ fn a_host_that_hangs_is_told_and_can_be_replaced() {
     let home = Home::new();
     let child = home.process("web", &[], &["sleep", "1000"]);
     let host = home.host();
-    assert!(processes::signal(host, Signal::STOP));
     let mut attach =
         hms_runtime::attach(home.path(), "test", Some(&hms_tests::hms_program())).expect("a home");
-    attach.deadline = Duration::from_millis(500);
     let runtime = Runtime::acquire().expect("a runtime");
+    // Whoever is attached already must not wait for ever either.
+    attach.deadline = Duration::from_secs(4);
+    let attached = runtime.block_on(Client::attach(attach.clone())).expect("there is a host");
+    assert!(processes::signal(host, Signal::STOP));
+    let Err(e) = runtime.block_on(attached.request("command.list", json!(null))) else {
+        panic!("a stopped host answered")
+    };
+    assert_eq!(e.message, format!("the host (pid {host}) does not answer within 4s"));
+    drop(attached);
+
+    attach.deadline = Duration::from_millis(500);
     let Err(e) = runtime.block_on(Client::attach(attach)) else { panic!("it attached to a stopped host") };
     assert_eq!(e.kind, ErrorKind::HostUnavailable, "{e}");
     assert!(e.message.contains(&format!("(pid {host})")) && e.message.contains("does not answer"), "{e}");

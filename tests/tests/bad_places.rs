@@ -19,7 +19,8 @@ fn a_home_that_is_no_folder_is_named() {
     for args in [&["agent", "list"][..], &["system", "run"], &["agent", "create", "process", "--", "true"]] {
         let failure = home.fails(args);
         assert_ne!(failure.kind, "internal", "{failure:?}");
-        failure.says(&failure.kind, failure.code, &[text(home.path())]).hints(&["HMS_HOME", "--home"]);
+        let words = [text(home.path()), "is not a folder"];
+        failure.says(&failure.kind, failure.code, &words).hints(&["HMS_HOME", "--home"]);
     }
     assert_eq!(fs::read_to_string(home.path()).expect("it is there"), "a file");
 }
@@ -31,7 +32,13 @@ fn a_home_below_a_file_is_named() {
     fs::write(&file, "").expect("it can be written");
     let below = file.join("home");
     let failure = home.fails(&["agent", "list", "--home", text(&below)]);
-    failure.says(&failure.kind, failure.code, &[text(&below)]);
+    failure.says(&failure.kind, failure.code, &[text(&below), &format!("{} is not a folder", file.display())]);
+    home.fails(&["system", "status", "--home", text(&below)])
+        .says(&failure.kind, failure.code, &["is not a folder"])
+        .hints(&["--home"]);
+    // Where nothing can be made.
+    let failure = home.fails(&["agent", "list", "--home", "/proc/hms/home"]);
+    failure.says(&failure.kind, failure.code, &["/proc/hms/home", "no folder can be made in /proc"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod bench;
 mod docs;
 mod header;
+mod npm;
 mod test;
 
 use std::{
@@ -27,6 +28,7 @@ const TASKS: &[Task] = &[
         run: header::run,
     },
     Task { name: "docs", about: "write docs/cli.md; with --check, fail when it is stale", run: docs::run },
+    Task { name: "npm", about: "pack the npm packages into target/npm", run: npm::run },
     Task { name: "bench", about: "measure: respawn", run: bench::run },
 ];
 

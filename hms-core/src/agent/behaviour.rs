@@ -1,6 +1,6 @@
 //! What an agent does: the trait behind every agent type, in whatever language it is written.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,9 @@ pub struct Tunable {
     #[serde(default)]
     pub summary: String,
 }
+
+/// A measurement: its name, and how much.
+pub type Measurement = (Cow<'static, str>, f64);
 
 /// What an agent type is, without its factory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -128,7 +131,7 @@ pub enum Stop {
 ///
 /// The cell that owns an agent calls `start` (or `adopt`) first and `stop` last; `handle` is never
 /// called twice at a time. `health`, `facts` and `stop` may be called while `handle` runs. A panic in any
-/// of them is this agent's failure.
+/// of them is this agent's failure, and so is a call that does not return by its deadline.
 #[async_trait]
 pub trait Behaviour: Send + Sync {
     /// Begins. What happens later (ready, an exit, health) is told through `cx`.
@@ -159,6 +162,17 @@ pub trait Behaviour: Send + Sync {
         false
     }
 
+    /// Whether its calls may block the thread they are made on: sleep, lock, wait, compute for long. True makes
+    /// each asynchronous call of this behaviour on a thread of its own; false (for what only awaits) costs
+    /// nothing, and a call that blocks all the same holds up other agents. Code in another language that is
+    /// called in this process blocks unless it is known not to. The others (`facts`, `measure`, …) never may.
+    ///
+    /// A thread that never returns cannot be ended: the call is given up at its deadline, and an agent of which
+    /// several hang is quarantined.
+    fn blocks(&self) -> bool {
+        false
+    }
+
     /// Whether what runs it is still there. False once the peer that does has gone: the agent then waits for
     /// another provider of its type.
     fn is_attached(&self) -> bool {
@@ -170,14 +184,26 @@ pub trait Behaviour: Send + Sync {
         Map::new()
     }
 
+    /// What only the status of this one agent shows, after `facts`: what is too long for a list or an event.
+    /// Never blocks.
+    fn details(&self) -> Map<String, Value> {
+        Map::new()
+    }
+
     /// Measurements by name, such as `cpuUsage`. Cheap enough for every few seconds.
-    fn measure(&self) -> Vec<(&'static str, f64)> {
+    fn measure(&self) -> Vec<Measurement> {
         Vec::new()
     }
 
     /// Ends. Returns when nothing of it is left (unless detached).
     async fn stop(&self, _how: Stop) -> Result<()> {
         Ok(())
+    }
+
+    /// How long it may take to end by itself when it is asked to, where its configuration says so. A `stop` that
+    /// takes much longer than this, or than the time it is given if that is more, is abandoned.
+    fn grace(&self) -> Option<Duration> {
+        None
     }
 
     /// Its state, for the next life.

@@ -4,38 +4,38 @@
 //! A crash is answered before anything is written: decide, start again, and only then publish and keep.
 
 mod asked;
+mod calls;
 mod shown;
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde_json::json;
 
 use super::{
-    Adoption, AgentContext, AgentSpec, Behaviour, Desired, ExitReport, Health, HealthStatus, Message,
-    Started, Status, Stop,
-    message::Envelope,
+    Adoption, AgentContext, AgentSpec, Behaviour, Desired, ExitReport, Health, HealthStatus, Started, Status,
+    Stop,
     shared::{Control, KeptState, Settle, Shared},
 };
 use crate::{
     Error, ErrorKind, Kernel, Result,
-    clock::{Mono, SharedClock},
+    clock::Mono,
     contain::{contained, contained_sync},
     supervision::{Decision, RestartTracker, Strategy},
 };
 
-/// A handler, or a start, that takes longer has hung: that is a failure of its agent.
-const HANDLER_LIMIT: Duration = Duration::from_secs(60);
+/// A handler, a start, or anything else that takes longer has hung: that is a failure of its agent.
+pub(super) const HANDLER_LIMIT: Duration = Duration::from_secs(60);
 
 /// A snapshot that takes longer is not waited for.
 const SNAPSHOT_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a stop may take beyond the time the agent is given to end by itself.
+const STOP_MARGIN: Duration = Duration::from_secs(30);
+
 /// How long a graceful stop may take where the agent's configuration says nothing.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+pub(super) use calls::{guarded, refuse, refuse_hung};
 
 enum Phase {
     /// Nothing runs, nothing is planned.
@@ -64,6 +64,8 @@ pub(crate) struct Cell {
     /// What the behaviour last said of its health in this life.
     reported: Health,
     handling: Option<Handling>,
+    /// A life could not be ended and may still be there: only who says so starts another one.
+    unended: bool,
     kept: KeptState,
 }
 
@@ -93,6 +95,7 @@ impl Cell {
             cx,
             reported: Health::unknown(),
             handling: None,
+            unended: false,
             kept,
         }
     }
@@ -158,6 +161,11 @@ impl Cell {
             Control::Health { incarnation, health } if self.is_current(incarnation) => self.on_health(health),
             Control::Exited { .. } | Control::Ready { .. } | Control::Health { .. } => {}
             Control::Recheck => self.recheck().await,
+            Control::LeftAlone { incarnation, why } => {
+                if matches!(self.phase, Phase::Grouped) && incarnation == self.cx.incarnation() {
+                    self.quarantine(why);
+                }
+            }
             Control::Destroy { .. } => unreachable!("`run` handles it"),
         }
     }
@@ -192,7 +200,11 @@ impl Cell {
             return false;
         };
         self.registration = registration;
-        let adoption = contained(behaviour.adopt(&self.cx)).await.and_then(|r| r);
+        let (asked, cx) = (behaviour.clone(), self.cx.clone());
+        let adoption = self
+            .call(&behaviour, HANDLER_LIMIT, "its adoption", async move { asked.adopt(&cx).await })
+            .await
+            .and_then(|r| r);
         match adoption {
             Ok(Adoption::Adopted { incarnation, started }) => {
                 self.enter_life(behaviour, incarnation);
@@ -219,7 +231,8 @@ impl Cell {
             }
             Ok(Adoption::Absent) => false,
             Err(e) => {
-                // It may well run: another life beside it would be a duplicate.
+                // It may well run: another life beside it would be a duplicate, and a stop must reach it.
+                self.behaviour = Some(behaviour);
                 tracing::error!(agent = %self.shared.id, error = %e, "adoption failed");
                 self.settle(Status::Failed, Some(format!("could not be adopted: {}", e.message)));
                 true
@@ -231,7 +244,13 @@ impl Cell {
         if matches!(self.phase, Phase::Live) {
             return Ok(());
         }
+        if self.behaviour.is_some() {
+            // What could not be adopted may run: it is ended before another life begins.
+            let ended = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
+            self.stopped_badly(ended)?;
+        }
         self.forget_failures();
+        self.unended = false;
         self.kept.quarantined = None;
         self.kept.finished = None;
         self.begin_life().await
@@ -240,13 +259,12 @@ impl Cell {
     /// Its own failures, and those of the group it is the parent of.
     fn forget_failures(&mut self) {
         self.tracker.clear();
-        self.shared.group.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.shared.group().clear(self.kernel.clock().now());
     }
 
     /// Starts a new life, or waits when something it needs is missing. An error leaves it failed.
     async fn begin_life(&mut self) -> Result<()> {
-        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
-            self.wait(format!("waiting for `{missing}`"));
+        if self.waits_for_dependency() {
             return Ok(());
         }
         match self.launch().await {
@@ -259,6 +277,10 @@ impl Cell {
                 self.wait("type_unavailable".into());
                 Ok(())
             }
+            Err(e) if refuse_hung(&self.shared).is_err() => {
+                self.quarantine(e.message.clone());
+                Err(e)
+            }
             Err(e) => {
                 self.settle(Status::Failed, Some(format!("could not start: {}", e.message)));
                 Err(e)
@@ -269,21 +291,23 @@ impl Cell {
     /// Makes a behaviour and starts it. The hot path of every restart: no store, no event. What could not be
     /// started is ended, so that nothing of it meets the next life.
     async fn launch(&mut self) -> Result<Started> {
+        refuse_hung(&self.shared)?;
         let spec = self.shared.spec();
         let (registration, behaviour) = self.kernel.types().create_registered(&spec.kind, &spec.config)?;
         self.registration = registration;
         let incarnation = self.cx.incarnation() + 1;
         self.enter_life(behaviour.clone(), incarnation);
-        let begin = async {
-            if let Some(snapshot) = self.kernel.agents().snapshot_of(&self.shared.id) {
-                behaviour.restore(snapshot).await?;
+        let (begun, cx) = (behaviour.clone(), self.cx.clone());
+        let begin = async move {
+            if let Some(snapshot) = cx.kernel().agents().snapshot_of(cx.id()) {
+                begun.restore(snapshot).await?;
             }
-            behaviour.start(&self.cx).await
+            begun.start(&cx).await
         };
         let started =
-            within(self.kernel.clock(), HANDLER_LIMIT, "its start", begin).await.and_then(|started| started);
+            self.call(&behaviour, HANDLER_LIMIT, "its start", begin).await.and_then(|started| started);
         if started.is_err() {
-            if let Err(e) = contained(behaviour.stop(Stop::Kill)).await.and_then(|ended| ended) {
+            if let Err(e) = self.end(&behaviour, Stop::Kill).await {
                 tracing::warn!(agent = %self.shared.id, error = %e, "what did not start could not be ended");
             }
             self.end_life("it could not be started");
@@ -310,8 +334,7 @@ impl Cell {
         match started {
             Started::Ready => self.on_ready(),
             Started::Pending => {
-                self.set_status(Status::Starting, None);
-                self.refresh_health();
+                self.show(Status::Starting, None);
                 self.keep();
             }
         }
@@ -320,9 +343,15 @@ impl Cell {
     fn wait(&mut self, why: String) {
         self.end_life("the agent waits");
         self.phase = Phase::Waiting;
-        self.set_status(Status::Waiting, Some(why));
-        self.refresh_health();
+        self.show(Status::Waiting, Some(why));
         self.keep();
+    }
+
+    /// Waits when something it needs is not ready; whether it does.
+    fn waits_for_dependency(&mut self) -> bool {
+        let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) else { return false };
+        self.wait(format!("waiting for `{missing}`"));
+        true
     }
 
     async fn recheck(&mut self) {
@@ -355,18 +384,17 @@ impl Cell {
         if self.reported.status == HealthStatus::Unknown {
             self.reported = Health::healthy();
         }
-        self.set_status(self.live_status(), None);
-        self.refresh_health();
+        self.show(self.live_status(), None);
         self.keep();
         self.kernel.agents().readiness_changed(&self.shared);
     }
 
     fn on_health(&mut self, health: Health) {
         self.reported = health;
+        // One that starts shows it once it is ready.
         if self.shared.is_ready() {
-            self.set_status(self.live_status(), None);
+            self.show(self.live_status(), None);
         }
-        self.refresh_health();
     }
 
     fn live_status(&self) -> Status {
@@ -388,12 +416,19 @@ impl Cell {
             public.state.last_exit = Some(exit.clone());
         }
         self.kept.last_exit = Some(exit.clone());
+        self.kernel.agents().failed_in_group(&self.shared, &spec);
         let grouped = self.kernel.agents().strategy_over(&spec) != Strategy::OneForOne;
         match decision {
+            Decision::Restart(_) | Decision::Escalate if refuse_hung(&self.shared).is_err() => {
+                self.publish_exit(&ended, &exit, "none");
+                let hung = refuse_hung(&self.shared).err().map(|e| e.message).unwrap_or_default();
+                self.quarantine(format!("{}, and {hung}", exit.reason));
+            }
             Decision::Restart(delay) if delay.is_zero() && !grouped => {
-                if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
+                if self.kernel.agents().missing_dependency(&self.shared).is_some() {
                     self.publish_exit(&ended, &exit, "restart");
-                    return self.wait(format!("waiting for `{missing}`"));
+                    self.waits_for_dependency();
+                    return;
                 }
                 let relaunched = self.relaunch().await;
                 self.publish_exit(&ended, &exit, "restart");
@@ -402,9 +437,8 @@ impl Cell {
             Decision::Restart(delay) => {
                 self.publish_exit(&ended, &exit, "restart");
                 let at = noticed + delay;
-                self.set_status(Status::Restarting, Some(exit.reason.clone()));
+                self.show(Status::Restarting, Some(exit.reason.clone()));
                 self.phase = Phase::Backoff(at, exit);
-                self.refresh_health();
                 self.keep();
             }
             Decision::Stay => {
@@ -428,8 +462,18 @@ impl Cell {
 
     /// The life failed without ending (a handler panicked or hung): end it, then treat it as an exit.
     async fn fail(&mut self, exit: ExitReport) {
-        if let Err(e) = self.abandon(Stop::Kill).await {
-            tracing::warn!(agent = %self.shared.id, error = %e, "a failed life could not be ended cleanly");
+        let ended = self.life();
+        match self.abandon(Stop::Kill).await {
+            Err(e) if e.kind == ErrorKind::Timeout => {
+                self.publish_exit(&ended, &exit, "none");
+                let why = format!("{}, and then it {}", exit.reason, e.message);
+                let _ = self.stopped_badly::<()>(Err(Error { message: why, ..e }));
+                return;
+            }
+            Err(e) => {
+                tracing::warn!(agent = %self.shared.id, error = %e, "a failed life could not be ended cleanly");
+            }
+            Ok(()) => {}
         }
         self.on_exit(exit).await;
     }
@@ -443,8 +487,8 @@ impl Cell {
             self.kernel.agents().restart_group(&self.shared, &exit);
             return;
         }
-        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
-            return self.wait(format!("waiting for `{missing}`"));
+        if self.waits_for_dependency() {
+            return;
         }
         let now = self.kernel.clock().now();
         let relaunched = self.relaunch().await;
@@ -471,8 +515,7 @@ impl Cell {
             Err(e) if e.kind == ErrorKind::TypeUnavailable => self.wait("type_unavailable".into()),
             Err(e) => {
                 self.phase = Phase::Live;
-                self.set_status(Status::Restarting, Some(format!("could not start: {}", e.message)));
-                self.refresh_health();
+                self.show(Status::Restarting, Some(format!("could not start: {}", e.message)));
                 self.cx.exited(ExitReport::failure(format!("could not start: {}", e.message)));
             }
         }
@@ -488,9 +531,8 @@ impl Cell {
         );
         self.publish("agent.escalated", json!({"reason": why, "to": spec.parent}));
         if spec.parent.is_some() {
-            self.set_status(Status::Restarting, Some(why.clone()));
+            self.show(Status::Restarting, Some(why.clone()));
             self.phase = Phase::Grouped;
-            self.refresh_health();
             self.keep();
             self.kernel.agents().escalate(&self.shared, &why);
         } else {
@@ -502,37 +544,6 @@ impl Cell {
         self.kept.quarantined = Some(why.clone());
         self.settle(Status::Quarantined, Some(why.clone()));
         self.publish("agent.quarantined", json!({"reason": why}));
-    }
-
-    // ---- messages -----------------------------------------------------------------------------
-
-    fn take(&mut self, envelope: Envelope) {
-        let Some(behaviour) = self.behaviour.clone() else { return };
-        let Envelope { message, deadline, reply } = envelope;
-        let clock = self.kernel.clock().clone();
-        if deadline.is_some_and(|d| d <= clock.now()) {
-            return answer(
-                reply,
-                Err(Error::new(ErrorKind::Timeout, "the message's deadline passed before it was handled")),
-            );
-        }
-        self.shared.count_edge(&message.source);
-        let cx = self.cx.clone();
-        self.handling = Some(Box::pin(async move {
-            let limit = clock.sleep_until(clock.now() + HANDLER_LIMIT);
-            tokio::select! {
-                outcome = contained(behaviour.handle(&cx, message)) => {
-                    let panicked = outcome.as_ref().err().map(|e| ExitReport::failure(e.message.clone()));
-                    answer(reply, outcome.and_then(|r| r));
-                    panicked
-                }
-                () = limit => {
-                    let why = format!("a message handler did not return within {}", crate::duration::format(HANDLER_LIMIT));
-                    answer(reply, Err(Error::new(ErrorKind::Timeout, why.clone())));
-                    Some(ExitReport::failure(why))
-                }
-            }
-        }));
     }
 }
 
@@ -549,29 +560,9 @@ async fn when(timer: Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
     }
 }
 
-/// The outcome of `future`, which may panic, and may take as long as `limit`.
-async fn within<F: Future>(clock: &SharedClock, limit: Duration, what: &str, future: F) -> Result<F::Output> {
-    tokio::select! {
-        biased;
-        outcome = contained(future) => outcome,
-        () = clock.sleep_until(clock.now() + limit) => Err(Error::new(
-            ErrorKind::Timeout,
-            format!("{what} took longer than {}", crate::duration::format(limit)),
-        )),
-    }
-}
-
 async fn in_hand(handling: &mut Option<Handling>) -> Option<ExitReport> {
     match handling {
         Some(future) => future.await,
         None => std::future::pending().await,
     }
-}
-
-/// So that a message to an agent that cannot take one is answered at once.
-pub(crate) fn refuse(message: &Message, target: &str) -> Option<Error> {
-    message.chain.iter().any(|id| id == target).then(|| {
-        Error::new(ErrorKind::WouldDeadlock, format!("agent `{target}` already waits for this answer"))
-            .hint("use tell, or answer before asking back")
-    })
 }

@@ -59,6 +59,12 @@ impl Index {
         self.all().into_iter().filter(is_child).collect()
     }
 
+    /// Somebody who has `of` for a dependency or its parent, or is about to.
+    pub(crate) fn who_needs(&self, of: &Shared) -> Option<Arc<Shared>> {
+        let name = of.name();
+        self.all().into_iter().find(|s| s.needs().iter().any(|needed| *needed == name || *needed == of.id))
+    }
+
     /// Who depends on `id` directly.
     pub(crate) fn dependents(&self, of: &Shared) -> Vec<Arc<Shared>> {
         let name = of.name();
@@ -74,12 +80,18 @@ impl Index {
             if name == &spec.name {
                 return Err(Error::argument(what, format_args!("`{name}` refers to itself")));
             }
-            if self.get(name).is_none() {
-                return Err(Error::argument(what, format_args!("no agent `{name}`")).hint("create it first"));
+            match self.get(name) {
+                None => {
+                    return Err(
+                        Error::argument(what, format_args!("no agent `{name}`")).hint("create it first")
+                    );
+                }
+                Some(there) => there.refuse_leaving().map_err(|e| e.context(what))?,
             }
         }
         let mut graph = self.graph();
-        graph.insert(spec.name.clone(), self.references(spec));
+        let references = spec.depends_on.iter().chain(&spec.parent);
+        graph.insert(spec.name.clone(), self.names(references));
         match cycle(&graph) {
             None => Ok(()),
             Some(path) => {
@@ -110,16 +122,11 @@ impl Index {
 
     /// Name to the names it needs: dependencies and its parent.
     fn graph(&self) -> BTreeMap<String, Vec<String>> {
-        self.by_id
-            .values()
-            .map(|(_, s)| s.spec())
-            .map(|spec| (spec.name.clone(), self.references(&spec)))
-            .collect()
+        self.by_id.values().map(|(_, s)| (s.name(), self.names(&s.needs()))).collect()
     }
 
-    fn references(&self, spec: &AgentSpec) -> Vec<String> {
-        let names = spec.depends_on.iter().chain(&spec.parent);
-        names.filter_map(|n| self.get(n)).map(|s| s.name()).collect()
+    fn names<'a>(&self, references: impl IntoIterator<Item = &'a String>) -> Vec<String> {
+        references.into_iter().filter_map(|n| self.get(n)).map(|s| s.name()).collect()
     }
 }
 

@@ -6,7 +6,8 @@
 //! callers, who wait for answers) and its mailbox (bounded, full means refused and counted).
 //!
 //! Lock order: `Agents::index` → `Shared::public`; neither is held across an await, a publish or any
-//! call of a behaviour.
+//! call of a behaviour. The asynchronous locks over the structure and over one agent's changes come before
+//! them (`structure.rs`).
 
 mod behaviour;
 mod cell;
@@ -19,10 +20,12 @@ mod message;
 mod runtime;
 mod shared;
 mod spec;
+mod structure;
 mod types;
 
 pub use behaviour::{
-    Adoption, AgentTypeSpec, Behaviour, BehaviourFactory, ExitReport, Snapshot, Started, Stop, Tunable,
+    Adoption, AgentTypeSpec, Behaviour, BehaviourFactory, ExitReport, Measurement, Snapshot, Started, Stop,
+    Tunable,
 };
 pub use cell::STOP_DEADLINE;
 pub use context::AgentContext;

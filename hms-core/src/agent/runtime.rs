@@ -1,12 +1,9 @@
-//! The agent runtime: creation, lookup, messages, restarts and the orderly end of all agents.
+//! The agent runtime: what agents there are, messages to them, and what people and organs ask of them.
 
 use std::{
     collections::{BTreeMap, HashMap},
     path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, PoisonError, RwLock, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak, atomic::Ordering},
     time::Duration,
 };
 
@@ -14,19 +11,17 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use super::{
-    AgentContext, AgentSpec, AgentState, Behaviour, Desired, Health, Issue, Message, Snapshot, Stop,
-    cell::{Cell, STOP_DEADLINE, refuse},
+    AgentContext, AgentSpec, AgentState, Behaviour, Desired, Health, Issue, Measurement, Message, Snapshot,
+    Status, Stop,
+    cell::{Cell, STOP_DEADLINE, guarded, refuse, refuse_hung},
     index::Index,
     message::Envelope,
     shared::{Control, KeptState, Settle, Shared},
+    structure::Structure,
 };
 use crate::{
-    Error, ErrorKind, Kernel, Result,
-    contain::{contained, contained_sync},
-    event::EventDraft,
-    kernel::Inner,
-    store::agents as table,
-    supervision::Strategy,
+    Error, ErrorKind, Kernel, Result, blocking::Blocking, contain::contained_sync, kernel::Inner,
+    store::agents as table, supervision::Strategy,
 };
 
 /// How an agent is created.
@@ -38,6 +33,8 @@ pub struct Create {
     pub must_start: bool,
     /// Update an agent of the same name instead of failing.
     pub ensure: bool,
+    /// Restarts of what it stands for before it became an agent here; its count goes on from there.
+    pub restarts: u64,
 }
 
 /// Why and how an agent is restarted.
@@ -80,16 +77,15 @@ pub struct Agents {
 #[derive(Default)]
 struct State {
     index: RwLock<Index>,
-    /// No agent is created any more.
-    ending: AtomicBool,
-    /// Held while the set of agents changes, so that checks and changes are one step.
-    structure: tokio::sync::Mutex<()>,
+    structure: Structure,
+    /// Where behaviours run that block.
+    blocking: Blocking,
     snapshots: Mutex<HashMap<String, Snapshot>>,
     /// Environments in use: agents created from one shell share theirs.
     envs: Mutex<Vec<Weak<Environment>>>,
 }
 
-type Environment = BTreeMap<String, String>;
+pub(super) type Environment = BTreeMap<String, String>;
 
 impl Agents {
     pub(crate) fn new(kernel: Weak<Inner>) -> Self {
@@ -101,102 +97,21 @@ impl Agents {
         Kernel::from_weak(&self.kernel).expect("the kernel outlives its agents")
     }
 
+    pub(super) fn structure(&self) -> &Structure {
+        &self.inner.structure
+    }
+
+    pub(super) fn blocking(&self) -> &Blocking {
+        &self.inner.blocking
+    }
+
     pub(super) fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {
         self.kernel().spawn(future);
     }
 
     // ---- the set of agents --------------------------------------------------------------------
 
-    pub(super) async fn create_now(&self, mut spec: AgentSpec, how: Create) -> Result<Value> {
-        let structure = self.inner.structure.lock().await;
-        self.refuse_when_ending()?;
-        let kernel = self.kernel();
-        if spec.name.is_empty() {
-            spec.name = format!("{}-{}", spec.kind, kernel.rng().token(4));
-        }
-        spec.validate()?;
-        kernel.types().check(&spec.kind, &mut spec.config)?;
-        drop(kernel.types().create(&spec.kind, &spec.config)?);
-        let there = {
-            let index = self.index();
-            index.check_references(&spec)?;
-            index.get(&spec.name).cloned()
-        };
-        if let Some(there) = there {
-            if !how.ensure {
-                return Err(Error::new(
-                    ErrorKind::AlreadyExists,
-                    format!("there is already an agent `{}`", spec.name),
-                )
-                .hint("choose another name, or destroy it first"));
-            }
-            return self.update_locked(&there, spec).await;
-        }
-        let shared = self.insert(&kernel, spec, &how).await?;
-        // What takes its time to start must not keep others from being created.
-        drop(structure);
-        let (tx, rx) = oneshot::channel();
-        shared.tell_cell(Control::Boot { adopt: false, reply: Some(tx) });
-        let started = rx.await.unwrap_or_else(|_| Err(gone(&shared.id)));
-        if let (Err(e), true) = (started, how.must_start) {
-            let _structure = self.inner.structure.lock().await;
-            let needed = {
-                let index = self.index();
-                !index.dependents(&shared).is_empty() || !index.children(&shared).is_empty()
-            };
-            // Somebody may have built on it meanwhile, or destroyed it: then it is not ours to undo.
-            if !needed && self.index().get(&shared.id).is_some() {
-                self.destroy_locked(&shared).await?;
-            }
-            return Err(e);
-        }
-        Ok(shared.row())
-    }
-
-    async fn insert(&self, kernel: &Kernel, spec: AgentSpec, how: &Create) -> Result<Arc<Shared>> {
-        let id = format!("{}{}", kernel.rng().token(4), kernel.rng().token(6));
-        let dir = self.prepare_dir(kernel, &id, how.env.as_ref())?;
-        let spec = Arc::new(spec);
-        let now = kernel.clock().wall_ms();
-        let row = table::AgentRow {
-            id: id.clone(),
-            name: spec.name.clone(),
-            spec: json!(*spec),
-            desired: spec.desired.as_str().into(),
-            incarnation: 0,
-            state: json!(KeptState::default()),
-            created_ms: now,
-            updated_ms: now,
-        };
-        if let Err(e) = kernel.store().write(move |db| table::insert(db, &row)).await {
-            let _ = std::fs::remove_dir_all(&dir);
-            return Err(e);
-        }
-        let shared = self.spawn_cell(kernel, id, dir, how.env.clone(), spec.clone(), KeptState::default());
-        let data = json!({"agent": spec.name, "id": shared.id, "type": spec.kind, "spec": self.shown(&spec)});
-        kernel.publish(EventDraft::json("agent.created", data).subject(&shared.id).source("/agents"));
-        Ok(shared)
-    }
-
-    fn prepare_dir(
-        &self,
-        kernel: &Kernel,
-        id: &str,
-        env: Option<&BTreeMap<String, String>>,
-    ) -> Result<PathBuf> {
-        let dir = kernel.dirs().agents.join(id);
-        hms_os::files::create_private_dir(&dir).map_err(|e| Error::io(dir.display(), &e))?;
-        if let Some(env) = env {
-            let path = dir.join("env.json");
-            hms_os::files::write_private(&path, json!(env).to_string().as_bytes()).map_err(|e| {
-                let _ = std::fs::remove_dir_all(&dir);
-                Error::io(path.display(), &e)
-            })?;
-        }
-        Ok(dir)
-    }
-
-    fn spawn_cell(
+    pub(super) fn spawn_cell(
         &self,
         kernel: &Kernel,
         id: String,
@@ -239,89 +154,36 @@ impl Agents {
         }
         let mut cells = Vec::with_capacity(rows.len());
         for row in rows {
-            let spec = match AgentSpec::from_json(row.spec) {
-                Ok(spec) => Arc::new(spec),
-                Err(e) => {
-                    tracing::error!(agent = %row.id, error = %e, "the stored specification is not readable; the agent is left alone");
-                    continue;
-                }
+            let (spec, unreadable) = match AgentSpec::from_json(row.spec) {
+                Ok(spec) => (spec, None),
+                // It keeps its name and its row, and says what is wrong; nothing of it is run.
+                Err(e) => (AgentSpec::new(&row.name, "unreadable", json!({})), Some(e)),
             };
             let kept: KeptState = serde_json::from_value(row.state).unwrap_or_default();
             let dir = kernel.dirs().agents.join(&row.id);
-            hms_os::files::create_private_dir(&dir).map_err(|e| Error::io(dir.display(), &e))?;
+            if let Err(e) = hms_os::files::create_private_dir(&dir) {
+                // What runs is adopted all the same; what cannot start without it says why.
+                tracing::error!(agent = %row.id, error = %e, "{} cannot be used", dir.display());
+            }
             let env = read_env(&dir);
-            cells.push(self.spawn_cell(&kernel, row.id, dir, env, spec, kept));
+            let cell = self.spawn_cell(&kernel, row.id, dir, env, Arc::new(spec), kept);
+            match unreadable {
+                None => cells.push(cell),
+                Some(e) => {
+                    tracing::error!(agent = %cell.id, error = %e, "the stored specification is not readable; the agent is left alone");
+                    let why = format!("its stored specification cannot be read: {}", e.message);
+                    let state = &mut cell.public().state;
+                    state.status = Status::Failed;
+                    state.health = Health::of(vec![Issue::critical("failed", why.clone())]);
+                    state.reason = Some(why);
+                }
+            }
         }
         // All are in the index before the first one looks for its dependencies.
         for cell in &cells {
             cell.tell_cell(Control::Boot { adopt: true, reply: None });
         }
         Ok(cells.len())
-    }
-
-    pub(super) async fn update_now(&self, id_or_name: &str, spec: AgentSpec) -> Result<Value> {
-        let _structure = self.inner.structure.lock().await;
-        let shared = self.find(id_or_name)?;
-        self.update_locked(&shared, spec).await
-    }
-
-    async fn update_locked(&self, shared: &Arc<Shared>, mut spec: AgentSpec) -> Result<Value> {
-        let kernel = self.kernel();
-        spec.name = shared.name();
-        spec.validate()?;
-        kernel.types().check(&spec.kind, &mut spec.config)?;
-        self.index().check_references(&spec)?;
-        if *shared.spec() == spec {
-            return Ok(shared.row());
-        }
-        let behaviour = kernel.types().create(&spec.kind, &spec.config)?;
-        contained(behaviour.check(&self.context(&shared.id)?)).await??;
-        let old = shared.spec();
-        self.store_spec(&kernel, &shared.id, &spec).await?;
-        let updated = self.ask_cell(shared, |reply| Control::Update { spec: Arc::new(spec), reply }).await;
-        if let Err(e) = updated {
-            // What it was is better than nothing: an error changes nothing that lasts.
-            self.store_spec(&kernel, &shared.id, &old).await?;
-            let restored = self.ask_cell(shared, |reply| Control::Update { spec: old, reply }).await;
-            return Err(match restored {
-                Ok(()) => e,
-                Err(again) => e.hint(format!("going back to what it was failed too: {}", again.message)),
-            });
-        }
-        Ok(shared.row())
-    }
-
-    pub(super) async fn destroy_now(&self, id_or_name: &str) -> Result<Value> {
-        let _structure = self.inner.structure.lock().await;
-        let shared = self.find(id_or_name)?;
-        let name = shared.name();
-        let (dependents, children) = {
-            let index = self.index();
-            (index.dependents(&shared), index.children(&shared))
-        };
-        if let Some(needs) = dependents.first().or(children.first()) {
-            return Err(Error::new(
-                ErrorKind::InvalidState,
-                format!("agent `{}` needs `{name}`", needs.name()),
-            )
-            .hint(format!("destroy `{}` first", needs.name())));
-        }
-        let row = shared.row();
-        self.destroy_locked(&shared).await?;
-        Ok(row)
-    }
-
-    async fn destroy_locked(&self, shared: &Arc<Shared>) -> Result<()> {
-        let kernel = self.kernel();
-        self.ask_cell(shared, |reply| Control::Destroy { reply }).await?;
-        let id = shared.id.clone();
-        kernel.store().write(move |db| table::delete(db, &id)).await?;
-        self.forget_snapshot(&shared.id);
-        self.index_mut().remove(&shared.id);
-        let _ = std::fs::remove_dir_all(&shared.dir);
-        let data = json!({"agent": shared.name(), "id": shared.id});
-        kernel.publish(EventDraft::json("agent.destroyed", data).subject(&shared.id).source("/agents"));
-        Ok(())
     }
 
     // ---- looking ------------------------------------------------------------------------------
@@ -377,7 +239,7 @@ impl Agents {
     }
 
     /// Measurements of a living agent, by name.
-    pub fn measure(&self, id_or_name: &str) -> Result<Vec<(&'static str, f64)>> {
+    pub fn measure(&self, id_or_name: &str) -> Result<Vec<Measurement>> {
         let behaviour = self.find(id_or_name)?.behaviour();
         Ok(behaviour.and_then(|b| contained_sync(|| b.measure()).ok()).unwrap_or_default())
     }
@@ -398,16 +260,21 @@ impl Agents {
         };
         let incarnation = shared.state().incarnation;
         let timeout = shared.spec().health.timeout;
-        let clock = self.kernel().clock().clone();
-        let health = tokio::select! {
-            health = contained(behaviour.health()) => health.unwrap_or_else(|e| {
-                Health::of(vec![Issue::critical("health-check", e.message)])
-            }),
-            () = clock.sleep_until(clock.now() + timeout) => Health::of(vec![Issue::critical(
-                "health-check",
-                format!("no answer to a health check within {}", crate::duration::format(timeout)),
-            )]),
+        let asked = behaviour.clone();
+        let check = async move { asked.health().await };
+        let answer = match refuse_hung(&shared) {
+            Ok(()) => guarded(&self.kernel(), &shared, &*behaviour, timeout, "a health check", check).await,
+            Err(e) => Err(e),
         };
+        let health = answer.unwrap_or_else(|e| {
+            let message = match e.kind {
+                ErrorKind::Timeout => {
+                    format!("no answer to a health check within {}", crate::duration::format(timeout))
+                }
+                _ => e.message,
+            };
+            Health::of(vec![Issue::critical("health-check", message)])
+        });
         shared.tell_cell(Control::Health { incarnation, health: health.clone() });
         Ok(health)
     }
@@ -424,7 +291,13 @@ impl Agents {
     pub(super) async fn stop_now(&self, id_or_name: &str, how: Stop) -> Result<Value> {
         let shared = self.find(id_or_name)?;
         for child in self.children_of(&shared).iter().rev() {
-            Box::pin(self.stop_now(&child.id, how)).await?;
+            if child.is_leaving() {
+                drop(child.changing.lock().await); // it ends for good, unless it cannot
+            }
+            match Box::pin(self.stop_now(&child.id, how)).await {
+                Err(e) if e.kind == ErrorKind::NotFound => {}
+                stopped => drop(stopped?),
+            }
         }
         self.set_desired(&shared, Desired::Stopped).await?;
         let settle = Settle::Stopped("stopped".into());
@@ -453,6 +326,13 @@ impl Agents {
         self.ask_cell(&shared, |reply| Control::Restart { request, reply }).await
     }
 
+    /// Lets an agent look again whether what runs it is there: one that waits for it starts, one that it has
+    /// left waits. For types whose lives depend on somebody who comes and goes.
+    pub fn recheck(&self, id_or_name: &str) -> Result<()> {
+        self.find(id_or_name)?.tell_cell(Control::Recheck);
+        Ok(())
+    }
+
     /// A specification as events and history may show it.
     pub(crate) fn shown(&self, spec: &AgentSpec) -> Value {
         let mut shown = json!(spec);
@@ -464,33 +344,6 @@ impl Agents {
         if let Ok(spec) = self.kernel().types().get(kind) {
             crate::schema::redact(&spec.schema, config);
         }
-    }
-
-    fn refuse_when_ending(&self) -> Result<()> {
-        if self.inner.ending.load(Ordering::Acquire) {
-            return Err(Error::new(ErrorKind::HostUnavailable, "the system is ending")
-                .hint("try again: the next one takes over"));
-        }
-        Ok(())
-    }
-
-    async fn store_spec(&self, kernel: &Kernel, id: &str, spec: &AgentSpec) -> Result<()> {
-        let (id, json, desired, now) =
-            (id.to_owned(), json!(spec), spec.desired.as_str(), kernel.clock().wall_ms());
-        kernel.store().write(move |db| table::update_spec(db, &id, &json, desired, now).map(drop)).await
-    }
-
-    async fn set_desired(&self, shared: &Arc<Shared>, desired: Desired) -> Result<()> {
-        let _structure = self.inner.structure.lock().await;
-        let mut spec = (*shared.spec()).clone();
-        if spec.desired == desired {
-            return Ok(());
-        }
-        spec.desired = desired;
-        let kernel = self.kernel();
-        self.store_spec(&kernel, &shared.id, &spec).await?;
-        shared.public().spec = Arc::new(spec);
-        Ok(())
     }
 
     /// Sends a message without waiting for an answer. Errors: `queue-full` (counted), `invalid-state`
@@ -543,30 +396,6 @@ impl Agents {
         })
     }
 
-    /// Ends all agents: dependents first, each group side by side. With `Stop::Detach` they go on for the
-    /// next host to adopt.
-    pub async fn shutdown(&self, how: Stop) {
-        let _structure = self.inner.structure.lock().await;
-        self.inner.ending.store(true, Ordering::Release);
-        let order = self.index().stop_order();
-        for group in order {
-            let mut waiting = Vec::with_capacity(group.len());
-            for shared in group {
-                let (tx, rx) = oneshot::channel();
-                shared.tell_cell(Control::Stop {
-                    how,
-                    settle: Settle::Stopped("the system stopped".into()),
-                    reply: Some(tx),
-                });
-                shared.control.close();
-                waiting.push(rx);
-            }
-            for rx in waiting {
-                let _ = rx.await;
-            }
-        }
-    }
-
     // ---- for cells ----------------------------------------------------------------------------
 
     /// The first dependency of `of` that is not ready.
@@ -588,8 +417,11 @@ impl Agents {
     }
 
     pub(super) fn parent_of(&self, shared: &Shared) -> Option<Arc<Shared>> {
-        let parent = shared.spec().parent.clone()?;
-        self.index().get(&parent).cloned()
+        self.parent_in(&shared.spec())
+    }
+
+    pub(super) fn parent_in(&self, spec: &AgentSpec) -> Option<Arc<Shared>> {
+        self.index().get(spec.parent.as_ref()?).cloned()
     }
 
     pub(super) fn children_of(&self, shared: &Shared) -> Vec<Arc<Shared>> {
@@ -597,8 +429,7 @@ impl Agents {
     }
 
     pub(super) fn strategy_over(&self, spec: &AgentSpec) -> Strategy {
-        let Some(parent) = &spec.parent else { return Strategy::OneForOne };
-        self.index().get(parent).map(|p| p.spec().strategy).unwrap_or_default()
+        self.parent_in(spec).map(|p| p.spec().strategy).unwrap_or_default()
     }
 
     pub(super) fn keep_state(&self, id: &str, kept: &KeptState) {
@@ -648,11 +479,11 @@ impl Agents {
         Ok(AgentContext::new(self.kernel(), shared, incarnation))
     }
 
-    fn find(&self, id_or_name: &str) -> Result<Arc<Shared>> {
+    pub(super) fn find(&self, id_or_name: &str) -> Result<Arc<Shared>> {
         self.index().find(id_or_name)
     }
 
-    async fn ask_cell<T>(
+    pub(super) async fn ask_cell<T>(
         &self,
         shared: &Arc<Shared>,
         make: impl FnOnce(oneshot::Sender<Result<T>>) -> Control,
@@ -662,16 +493,16 @@ impl Agents {
         rx.await.unwrap_or_else(|_| Err(gone(&shared.id)))
     }
 
-    fn index(&self) -> std::sync::RwLockReadGuard<'_, Index> {
+    pub(super) fn index(&self) -> std::sync::RwLockReadGuard<'_, Index> {
         self.inner.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn index_mut(&self) -> std::sync::RwLockWriteGuard<'_, Index> {
+    pub(super) fn index_mut(&self) -> std::sync::RwLockWriteGuard<'_, Index> {
         self.inner.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn gone(id: &str) -> Error {
+pub(super) fn gone(id: &str) -> Error {
     Error::new(ErrorKind::AgentGone, format!("agent `{id}` was destroyed"))
 }
 

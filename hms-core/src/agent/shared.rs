@@ -19,7 +19,7 @@ use super::{
     message::Envelope,
     runtime::{RestartRequest, Restarted},
 };
-use crate::{Result, contain::contained_sync, supervision::RestartTracker};
+use crate::{Error, ErrorKind, Result, blocking::Hung, contain::contained_sync, supervision::GroupTracker};
 
 /// Where an agent is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
@@ -103,6 +103,11 @@ pub(crate) struct Public {
     pub(crate) spec: Arc<AgentSpec>,
     pub(crate) state: AgentState,
     pub(crate) behaviour: Option<Arc<dyn Behaviour>>,
+    /// It is being destroyed: its name is taken still, and nothing may come to need it.
+    leaving: bool,
+    /// While it changes from one specification to another: both, whose references hold until it is settled
+    /// which one it has.
+    reserved: Vec<Arc<AgentSpec>>,
 }
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T>>;
@@ -153,6 +158,11 @@ pub(crate) enum Control {
     },
     /// A dependency or a type changed: look again.
     Recheck,
+    /// No group restarts this life's failure any more: its parent, or what it is the child of, has changed.
+    LeftAlone {
+        incarnation: u64,
+        why: String,
+    },
 }
 
 /// What an agent is after a stop.
@@ -172,9 +182,15 @@ pub(crate) struct Shared {
     pub(crate) mailbox: Queue<Envelope>,
     public: Mutex<Public>,
     /// As a parent: restarts of its group.
-    pub(crate) group: Mutex<RestartTracker>,
+    group: Mutex<GroupTracker>,
     /// As a parent: held while its group is restarted.
     pub(crate) group_lock: tokio::sync::Mutex<()>,
+    /// Held while its specification or its being there changes: one change of an agent at a time.
+    pub(crate) changing: tokio::sync::Mutex<()>,
+    /// Blocking calls of its behaviours that were given up and have not returned.
+    pub(crate) hung: Hung,
+    /// Lives that did not end when they were stopped, and were given up.
+    pub(crate) abandoned: AtomicU64,
     /// Messages that found the mailbox full.
     pub(crate) refused: AtomicU64,
     /// Messages received, by source; at most [`EDGES`] sources are told apart.
@@ -212,9 +228,12 @@ impl Shared {
             env,
             control: Queue::new(usize::MAX >> 8, Overflow::Reject),
             mailbox: Queue::new(spec.mailbox, Overflow::Reject),
-            public: Mutex::new(Public { spec, state, behaviour: None }),
+            public: Mutex::new(Public { spec, state, behaviour: None, leaving: false, reserved: Vec::new() }),
             group: Mutex::default(),
             group_lock: tokio::sync::Mutex::default(),
+            changing: tokio::sync::Mutex::default(),
+            hung: Hung::default(),
+            abandoned: AtomicU64::new(0),
             refused: AtomicU64::new(0),
             edges: Mutex::default(),
         }
@@ -230,6 +249,42 @@ impl Shared {
 
     pub(crate) fn name(&self) -> String {
         self.public().spec.name.clone()
+    }
+
+    pub(crate) fn group(&self) -> MutexGuard<'_, GroupTracker> {
+        self.group.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What it needs, by name or id: dependencies and its parent, of every specification it may have.
+    pub(crate) fn needs(&self) -> Vec<String> {
+        let public = self.public();
+        let specs = std::iter::once(&public.spec).chain(&public.reserved);
+        specs.flat_map(|spec| spec.depends_on.iter().chain(&spec.parent)).cloned().collect()
+    }
+
+    /// Holds the references of `specs` until the guard goes.
+    pub(crate) fn reserve(self: &Arc<Self>, specs: Vec<Arc<AgentSpec>>) -> Reserved {
+        self.public().reserved = specs;
+        Reserved(self.clone())
+    }
+
+    /// Marks the agent as leaving until the guard goes.
+    pub(crate) fn leave(self: &Arc<Self>) -> Leaving {
+        self.public().leaving = true;
+        Leaving(self.clone())
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.public().leaving
+    }
+
+    /// An error while the agent is being destroyed.
+    pub(crate) fn refuse_leaving(&self) -> Result<()> {
+        if !self.is_leaving() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::InvalidState, format!("agent `{}` is being destroyed", self.name()))
+            .hint("try again when it has gone"))
     }
 
     pub(crate) fn state(&self) -> AgentState {
@@ -261,9 +316,9 @@ impl Shared {
 
     /// The agent as one row of `agent list`.
     pub(crate) fn row(&self) -> Value {
-        let (spec, state, behaviour) = {
+        let (spec, state, behaviour, leaving) = {
             let public = self.public();
-            (public.spec.clone(), public.state.clone(), public.behaviour.clone())
+            (public.spec.clone(), public.state.clone(), public.behaviour.clone(), public.leaving)
         };
         let mut row = Map::new();
         row.insert("id".into(), self.id.clone().into());
@@ -276,6 +331,9 @@ impl Shared {
         if let Some(reason) = &state.reason {
             row.insert("reason".into(), reason.clone().into());
         }
+        if leaving {
+            row.insert("leaving".into(), true.into());
+        }
         if let Some(behaviour) = behaviour {
             row.append(&mut facts_of(&*behaviour));
         }
@@ -285,10 +343,14 @@ impl Shared {
     /// The agent as `agent status` shows it.
     pub(crate) fn detail(&self) -> Value {
         let mut row = self.row();
-        let (spec, state) = {
+        let (spec, state, behaviour) = {
             let public = self.public();
-            (public.spec.clone(), public.state.clone())
+            (public.spec.clone(), public.state.clone(), public.behaviour.clone())
         };
+        let details = behaviour.and_then(|b| contained_sync(|| b.details()).ok()).unwrap_or_default();
+        for (key, value) in details {
+            row[key] = value;
+        }
         row["issues"] = json!(state.health.issues);
         row["incarnation"] = state.incarnation.into();
         row["last_exit"] = json!(state.last_exit);
@@ -298,7 +360,38 @@ impl Shared {
         row["desired"] = json!(spec.desired);
         row["restart"] = json!(spec.restart);
         row["config"] = spec.config.clone();
+        let (abandoned, hung) = (self.abandoned.load(Ordering::Relaxed), self.hung.count());
+        if abandoned > 0 {
+            row["abandoned"] = abandoned.into();
+        }
+        if hung > 0 {
+            row["hung_calls"] = hung.into();
+        }
         row["messages"] = json!({"waiting": self.mailbox.len(), "refused": self.refused.load(Ordering::Relaxed), "from": self.edges()});
         row
+    }
+}
+
+/// An agent that is being destroyed, until this goes.
+pub(crate) struct Leaving(Arc<Shared>);
+
+impl Leaving {
+    pub(crate) fn agent(&self) -> &Arc<Shared> {
+        &self.0
+    }
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        self.0.public().leaving = false;
+    }
+}
+
+/// References that hold until this goes.
+pub(crate) struct Reserved(Arc<Shared>);
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        self.0.public().reserved.clear();
     }
 }

@@ -159,23 +159,23 @@ pub fn common_schema() -> Value {
         "depends_on": {"type": "array", "items": {"type": "string"}, "description": "agents that must be ready first"},
         "parent": {"type": "string", "description": "supervising agent"},
         "strategy": {"enum": ["one-for-one", "one-for-all", "rest-for-one"], "description": "how it treats its own children (default one-for-one)"},
-        "restart": {"type": "object", "additionalProperties": false, "properties": {
+        "restart": {"type": "object", "additionalProperties": false, "description": "when it is restarted", "properties": {
             "policy": {"enum": ["permanent", "transient", "temporary"], "description": "which exits are followed by a restart (default permanent)"},
-            "intensity": {"type": "object", "additionalProperties": false, "properties": {
+            "intensity": {"type": "object", "additionalProperties": false, "description": "how many restarts are too many", "properties": {
                 "max": {"type": "integer", "minimum": 0, "description": "restarts allowed within the window before it is quarantined; 0: no limit (default 5)"},
                 "window": duration("the window", "1m")}},
-            "backoff": {"type": "object", "additionalProperties": false, "properties": {
+            "backoff": {"type": "object", "additionalProperties": false, "description": "delays between restarts", "properties": {
                 "initial": duration("delay of the second restart in a row; 0: none", "100ms"),
                 "max": duration("longest delay", "30s"),
                 "factor": {"type": "number", "minimum": 1, "description": "growth of the delay (default 2)"},
                 "jitter": {"type": "number", "minimum": 0, "maximum": 1, "description": "part of the delay left to chance (default 0.2)"},
                 "reset_after": duration("healthy for this long, and the next restart is immediate again", "10s")}}
         }},
-        "health": {"type": "object", "additionalProperties": false, "properties": {
+        "health": {"type": "object", "additionalProperties": false, "description": "how its health is checked", "properties": {
             "interval": {"type": "string", "format": "hms-duration", "x-value": "DURATION", "description": "time between health checks, at least 100ms (default: monitoring.interval)"},
             "timeout": duration("a check that takes longer has failed", "5s")}},
         "healing": {"type": "object", "description": "healing settings that differ from the system's"},
         "desired": {"enum": ["running", "stopped"], "description": "whether it should run (default running)"},
-        "mailbox": {"type": "integer", "minimum": 1, "maximum": 65536, "description": "messages that may wait (default 256)"}
+        "mailbox": {"type": "integer", "minimum": 1, "maximum": 65536, "description": "messages that may wait (default 256); a change of it holds from the next start of the host"}
     })
 }

@@ -42,19 +42,38 @@ pub(super) fn set(text: &str, path: &[String], new: &Value) -> Result<String> {
     Ok(document.to_string())
 }
 
-/// `text` without `path`.
+/// `text` without `path`, and without the tables that are empty then and say nothing else.
 pub(super) fn unset(text: &str, path: &[String]) -> Result<String> {
     let mut document = parse(text)?;
-    let Some((last, way)) = path.split_last() else { return Ok(text.to_owned()) };
-    let mut at: &mut dyn TableLike = document.as_table_mut();
-    for name in way {
-        match at.get_mut(name).and_then(Item::as_table_like_mut) {
-            Some(table) => at = table,
-            None => return Ok(text.to_owned()),
+    remove(document.as_table_mut(), path);
+    Ok(document.to_string())
+}
+
+fn remove(at: &mut dyn TableLike, path: &[String]) {
+    match path {
+        [] => {}
+        [last] => {
+            at.remove(last);
+        }
+        [name, rest @ ..] => {
+            let Some(inner) = at.get_mut(name) else { return };
+            let Some(table) = inner.as_table_like_mut() else { return };
+            let was_empty = table.is_empty();
+            remove(table, rest);
+            if !was_empty && table.is_empty() && !is_explained(inner) {
+                at.remove(name);
+            }
         }
     }
-    at.remove(last);
-    Ok(document.to_string())
+}
+
+/// Whether a comment belongs to a table: somebody wrote it, and may want it there.
+fn is_explained(item: &Item) -> bool {
+    let Item::Table(table) = item else { return false };
+    let has_comment = |raw: Option<&toml_edit::RawString>| {
+        raw.and_then(|raw| raw.as_str()).is_some_and(|text| text.contains('#'))
+    };
+    has_comment(table.decor().prefix()) || has_comment(table.decor().suffix())
 }
 
 /// Replaces the file at `path`, for its owner alone, durably. A link stays a link.

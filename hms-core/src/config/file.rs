@@ -12,6 +12,15 @@ use super::{
 };
 use crate::error::{Error, ErrorKind, Result};
 
+/// Something that is wrong with the file.
+#[derive(Debug)]
+pub(super) struct Problem {
+    /// The byte where it stands; of a default or an override, none.
+    at: Option<usize>,
+    what: String,
+    hint: Option<String>,
+}
+
 /// A parsed `config.toml`.
 #[derive(Debug, Default)]
 pub(super) struct File {
@@ -76,8 +85,8 @@ impl File {
         .hint("reload the configuration, then try again"))
     }
 
-    /// An error about the first section or key that no schema knows.
-    pub(super) fn refuse_unknown(&self, path: &Path, sections: &[Compiled]) -> Result<()> {
+    /// The sections and keys that no schema knows.
+    pub(super) fn unknown_names(&self, sections: &[Compiled]) -> Vec<Problem> {
         let mut unknown = Vec::new();
         let names = || sections.iter().map(|s| s.section.name.as_str());
         for (name, value) in &self.values {
@@ -88,13 +97,24 @@ impl File {
                 None => unknown.push(self.unknown(vec![name.clone()], "section", names())),
             }
         }
-        let Some((at, what, near)) = unknown.into_iter().min_by_key(|(at, ..)| *at) else { return Ok(()) };
-        let (line, column) = position(&self.text, at);
-        let e = Error::new(ErrorKind::InvalidConfig, format!("{}:{line}:{column}: {what}", path.display()));
-        Err(match near {
-            Some(near) => e.hint(format!("did you mean `{near}`?")),
-            None => e,
-        })
+        unknown
+    }
+
+    /// One error out of all problems, in the order of the file, each with its place.
+    pub(super) fn error(&self, path: &Path, mut problems: Vec<Problem>) -> Error {
+        problems.sort_by_key(|p| p.at.unwrap_or(usize::MAX));
+        let alone = problems.len() == 1;
+        let line = |p: &Problem| {
+            let place = p.at.map_or_else(String::new, |at| {
+                let (line, column) = position(&self.text, at);
+                format!(":{line}:{column}")
+            });
+            let near = p.hint.as_ref().filter(|_| !alone).map(|h| format!(" ({h})")).unwrap_or_default();
+            format!("{}{place}: {}{near}", path.display(), p.what)
+        };
+        let message = problems.iter().map(line).collect::<Vec<_>>().join("\n");
+        let hint = problems.pop().and_then(|p| p.hint).filter(|_| alone);
+        Error { kind: ErrorKind::InvalidConfig, message, hint }
     }
 
     fn unknown_keys(
@@ -102,7 +122,7 @@ impl File {
         schema: &Value,
         value: &Value,
         path: &mut Vec<String>,
-        unknown: &mut Vec<(usize, String, Option<String>)>,
+        unknown: &mut Vec<Problem>,
     ) {
         let (Some(known), Value::Object(object)) = (properties(schema), value) else { return };
         let open = schema.get("additionalProperties").is_some_and(|other| *other != Value::Bool(false));
@@ -117,39 +137,38 @@ impl File {
         }
     }
 
-    fn unknown<'a>(
-        &self,
-        path: Vec<String>,
-        what: &str,
-        known: impl Iterator<Item = &'a str>,
-    ) -> (usize, String, Option<String>) {
-        let at = self.keys_at.get(&path).map_or(0, |span| span.start);
-        let near = path.last().and_then(|name| closest(name, known)).map(str::to_owned);
-        (at, format!("unknown {what} `{}`", path.join(".")), near)
+    fn unknown<'a>(&self, path: Vec<String>, what: &str, known: impl Iterator<Item = &'a str>) -> Problem {
+        let at = self.keys_at.get(&path).map(|span| span.start);
+        let near = path.last().and_then(|name| closest(name, known));
+        Problem {
+            at,
+            what: format!("unknown {what} `{}`", path.join(".")),
+            hint: near.map(|near| format!("did you mean `{near}`?")),
+        }
     }
 
-    /// The problem of `value`, a section with its defaults, that comes first in the file, and its place there.
-    pub(super) fn first_problem(
+    /// The problems of `value`, a section with its defaults. With `names_told`, those of unknown names are
+    /// left out: they have been found with their own places.
+    pub(super) fn problems(
         &self,
-        path: &Path,
+        names_told: bool,
         section: &str,
         validator: &jsonschema::Validator,
         value: &Value,
-    ) -> Option<(usize, Error)> {
-        let problems = validator.iter_errors(value).map(|e| {
+    ) -> Vec<Problem> {
+        let problem = |e: jsonschema::ValidationError<'_>| {
+            let of_names =
+                matches!(e.kind(), jsonschema::error::ValidationErrorKind::AdditionalProperties { .. });
+            if of_names && names_told {
+                return None;
+            }
             let pointer = e.instance_path().to_string();
             let key: Vec<String> =
                 std::iter::once(section.to_owned()).chain(pointer.split('/').skip(1).map(unescape)).collect();
-            (self.place(&key).unwrap_or(usize::MAX), key.join("."), describe(&e))
-        });
-        let (at, key, why) = problems.min_by_key(|(at, ..)| *at)?;
-        let place = if at == usize::MAX {
-            path.display().to_string()
-        } else {
-            let (line, column) = position(&self.text, at);
-            format!("{}:{line}:{column}", path.display())
+            let what = format!("{}: {}", key.join("."), describe(&e));
+            Some(Problem { at: self.place(&key), what, hint: None })
         };
-        Some((at, Error::new(ErrorKind::InvalidConfig, format!("{place}: {key}: {why}"))))
+        validator.iter_errors(value).filter_map(problem).collect()
     }
 
     /// Where `path`, or the nearest thing around it, stands.

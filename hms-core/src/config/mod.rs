@@ -294,11 +294,11 @@ impl Config {
         Ok(Change { key: key.to_owned(), old, new: self.value(key)?, live: found.live })
     }
 
-    /// Defaults, file and overrides together, validated.
+    /// Defaults, file and overrides together, validated. An error tells of all problems.
     fn resolve(&self, file: &File, overrides: &BTreeMap<String, Value>) -> Result<Map<String, Value>> {
-        file.refuse_unknown(&self.path, &self.sections)?;
+        let mut problems = file.unknown_names(&self.sections);
+        let names_told = !problems.is_empty();
         let mut values = Map::new();
-        let mut problems = Vec::new();
         for compiled in &self.sections {
             let name = &compiled.section.name;
             let mut value = file.section(name);
@@ -309,13 +309,10 @@ impl Config {
                     None => {}
                 }
             }
-            problems.extend(file.first_problem(&self.path, name, &compiled.validator, &value));
+            problems.extend(file.problems(names_told, name, &compiled.validator, &value));
             values.insert(name.clone(), value);
         }
-        match problems.into_iter().min_by_key(|(at, _)| *at) {
-            Some((_, e)) => Err(e),
-            None => Ok(values),
-        }
+        if problems.is_empty() { Ok(values) } else { Err(file.error(&self.path, problems)) }
     }
 }
 
@@ -330,8 +327,9 @@ impl Compiled {
 
 /// A value that was typed has no place in the file yet: the error is about the key alone.
 fn without_place(message: &str, key: &str) -> String {
-    match message.split_once(&format!(" {key}: ")) {
+    let first = message.lines().next().unwrap_or_default();
+    match first.split_once(&format!(" {key}: ")) {
         Some((_, why)) => why.to_owned(),
-        None => message.to_owned(),
+        None => first.to_owned(),
     }
 }

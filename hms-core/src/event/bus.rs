@@ -35,7 +35,7 @@ use super::{
     model::{Data, Event, EventDraft, EventId, Extensions},
     sink::{Missed, Place, Sink, SubscriptionStats, Target},
     subject::{Pattern, Subject},
-    subscription::{MAX_CAPACITY, Subscribe, Subscription},
+    subscription::{MAX_CAPACITY, MAX_WAITING, Subscribe, Subscription},
     trie::Matcher,
 };
 use crate::{
@@ -243,7 +243,7 @@ impl Bus {
             id,
             patterns,
             filter,
-            queue: Queue::new(request.capacity, overflow),
+            queue: Queue::new(request.capacity, overflow).weighed(MAX_WAITING, |event| event.weight()),
             missed: replay.is_some().then(Missed::default),
             cancelled: AtomicBool::new(false),
         })?;
@@ -276,6 +276,13 @@ impl Bus {
             next_sequence: self.shared.journal.get().map(|_| next),
             subscriptions: sinks.iter().map(|sink| sink.stats()).collect(),
         }
+    }
+
+    /// The sequence of the last journaled event; `None` without a journal.
+    #[must_use]
+    pub fn last_sequence(&self) -> Option<u64> {
+        let next = *self.shared.order.lock().unwrap_or_else(PoisonError::into_inner);
+        self.shared.journal.get().map(|_| next.saturating_sub(1))
     }
 
     /// How many subscriptions there are.

@@ -36,5 +36,5 @@ pub use model::{Data, Event, EventDraft, EventId, Extensions};
 pub use queue::{Overflow, Queue, RecvError};
 pub use sink::SubscriptionStats;
 pub use subject::{IntoSubject, Pattern, Subject};
-pub use subscription::{Batch, DEFAULT_CAPACITY, MAX_CAPACITY, Subscribe, Subscription};
+pub use subscription::{Batch, DEFAULT_CAPACITY, MAX_CAPACITY, MAX_WAITING, Subscribe, Subscription};
 pub use trie::Matcher;

@@ -48,6 +48,27 @@ pub struct Event {
     pub extensions: Extensions,
 }
 
+impl Event {
+    /// About how many bytes of memory it takes: what queues are bounded by, beside the number of events.
+    pub(crate) fn weight(&self) -> usize {
+        let payload = match &self.data {
+            Data::Json(value) => weight(value),
+            Data::Bytes { bytes, .. } => bytes.len(),
+        };
+        size_of::<Self>() + payload + self.extensions.iter().map(|(k, v)| k.len() + weight(v)).sum::<usize>()
+    }
+}
+
+fn weight(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(weight).sum(),
+            Value::Object(fields) => fields.iter().map(|(name, field)| name.len() + weight(field)).sum(),
+            Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        }
+}
+
 /// The payload of an event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Data {

@@ -24,6 +24,8 @@ use crate::Error;
 pub const DEFAULT_CAPACITY: usize = 1024;
 /// The largest capacity.
 pub const MAX_CAPACITY: usize = 1 << 20;
+/// Bytes of events that wait at most, about, whatever the capacity: more is more than fits.
+pub const MAX_WAITING: usize = 64 << 20;
 
 /// What a subscriber asks for.
 #[derive(Debug, Clone)]

@@ -29,8 +29,9 @@ use super::{Connection, PROTOCOL_MAJOR, PROTOCOL_MINOR, PeerHandler, SOCKET};
 use crate::{
     Error, ErrorKind, Result,
     command::{Caller, Update},
-    event::Event,
+    event::{Event, MAX_WAITING},
     host::STOPPED,
+    kernel,
 };
 
 /// The command line that runs a host. It must print `ready` when it listens, `busy` when another one has
@@ -54,7 +55,8 @@ pub struct Attach {
     pub name: String,
     /// How to start a host when there is none; `None`: never start one.
     pub start: Option<HostCommand>,
-    /// How long finding or starting a host may take.
+    /// How long finding or starting a host may take, and how long one may be silent when it is asked whether it
+    /// is there.
     pub deadline: Duration,
 }
 
@@ -80,6 +82,8 @@ struct Shared {
     /// The host said that it is being stopped: do not start another.
     stopping: AtomicBool,
     detached: AtomicBool,
+    /// Held while subscriptions are issued: each is issued once on each connection.
+    issuing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
@@ -92,8 +96,11 @@ enum Link {
 struct Remote {
     params: Value,
     queue: Queue<Event>,
-    /// The last journaled sequence that arrived: where to go on after the host died.
-    cursor: AtomicU64,
+    /// The journal's sequence up to which everything has arrived, where that is known: where to go on after the
+    /// host died.
+    cursor: Mutex<Option<u64>>,
+    /// The host granted it, so that the next one has to as well.
+    granted: AtomicBool,
 }
 
 impl Client {
@@ -111,8 +118,9 @@ impl Client {
             subscriptions: Mutex::default(),
             stopping: AtomicBool::new(false),
             detached: AtomicBool::new(false),
+            issuing: tokio::sync::Mutex::default(),
         });
-        shared.connect().await?;
+        shared.connect(false).await?;
         tokio::spawn(shared.clone().keep_attached());
         Ok(Self(shared.clone(), Arc::new(Detach(shared))))
     }
@@ -131,6 +139,9 @@ impl Client {
         let answer = connection.request(method, params).await;
         match answer {
             Err(e) if e.kind == ErrorKind::HostUnavailable && connection.is_closed() => {
+                if let Some(why) = connection.why() {
+                    return Err(why.clone());
+                }
                 Err(Error::new(ErrorKind::HostUnavailable, "the host went away before it answered")
                     .hint("it may or may not have done what was asked: look, then ask again"))
             }
@@ -177,7 +188,7 @@ impl Client {
         path: &str,
         args: Value,
         caller: Caller,
-        mut on_update: impl FnMut(Update),
+        on_update: impl FnMut(Update),
     ) -> Result<Value> {
         let call = self.0.next.fetch_add(1, Ordering::Relaxed);
         let (tx, mut updates) = tokio::sync::mpsc::unbounded_channel();
@@ -185,18 +196,8 @@ impl Client {
         let mut guard = CallGuard { shared: &self.0, call, done: false };
         let params = json!({"call": call, "path": path, "args": args, "caller": caller});
         let request = self.request("command.run", params);
-        tokio::pin!(request);
-        let outcome = loop {
-            tokio::select! {
-                biased;
-                Some(update) = updates.recv() => on_update(update),
-                outcome = &mut request => break outcome,
-            }
-        };
+        let outcome = Update::until(request, |cx| updates.poll_recv(cx), on_update).await;
         guard.done = true;
-        while let Ok(update) = updates.try_recv() {
-            on_update(update);
-        }
         outcome
     }
 
@@ -215,15 +216,22 @@ impl Client {
         });
         let remote = Arc::new(Remote {
             params: params.clone(),
-            queue: Queue::new(capacity.max(1), Overflow::DropOldest),
-            cursor: AtomicU64::new(after_sequence.unwrap_or(0)),
+            queue: Queue::new(capacity.max(1), Overflow::DropOldest).weighed(MAX_WAITING, Event::weight),
+            cursor: Mutex::new(after_sequence),
+            granted: AtomicBool::new(false),
         });
         self.0.subscriptions().insert(number, remote.clone());
-        if let Err(e) = self.request("event.subscribe", params).await {
-            self.0.subscriptions().remove(&number);
-            return Err(e);
+        // From here on, dropping it takes it out again.
+        let subscription = RemoteSubscription { client: self.clone(), number, remote };
+        loop {
+            let connection = self.0.connection().await?;
+            let _issuing = self.0.issuing.lock().await;
+            match subscription.remote.issue(&connection, params.clone()).await {
+                // To the next host, which has not been asked for it.
+                Err(_) if connection.is_closed() => {}
+                issued => return issued.map(|()| subscription),
+            }
         }
-        Ok(RemoteSubscription { client: self.clone(), number, remote })
     }
 
     /// Asks the host to end (or, with `detach`, to let the next one take its agents over), and waits until it
@@ -288,6 +296,38 @@ impl Drop for RemoteSubscription {
     }
 }
 
+impl Remote {
+    /// Asks a host for it.
+    async fn issue(&self, connection: &Connection, params: Value) -> Result<()> {
+        let answer = connection.request("event.subscribe", params).await?;
+        if let Some(sequence) = answer["sequence"].as_u64() {
+            // Of one that begins now: what was journaled before is not wanted.
+            self.cursor().get_or_insert(sequence);
+        }
+        self.granted.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Asks the next host for it, from where the last one was.
+    async fn renew(&self, connection: &Connection) -> Result<()> {
+        let mut params = self.params.clone();
+        let cursor = *self.cursor();
+        let mut patterns = params["patterns"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        if cursor.is_none() || !patterns.all(kernel::is_journaled) {
+            // What is not in the journal cannot be read again: some are missing, how many nobody knows.
+            self.queue.record_lost(1);
+        }
+        if let Some(cursor) = cursor {
+            params["after_sequence"] = cursor.into();
+        }
+        self.issue(connection, params).await
+    }
+
+    fn cursor(&self) -> MutexGuard<'_, Option<u64>> {
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Shared {
     /// A living connection; waits for the next one while there is none.
     async fn connection(&self) -> Result<Arc<Connection>> {
@@ -311,14 +351,16 @@ impl Shared {
         }
     }
 
-    /// Finds or starts a host and greets it.
-    async fn connect(self: &Arc<Self>) -> Result<()> {
+    /// Finds or starts a host and greets it. `again`: there was one, and others may be starting the next.
+    async fn connect(self: &Arc<Self>, again: bool) -> Result<()> {
         let socket = self.attach.runtime_dir.join(SOCKET);
         let until = Instant::now() + self.attach.deadline;
-        let had_one = matches!(&*self.link.borrow(), Link::Down) && self.next.load(Ordering::Relaxed) > 1;
         let mut pause = Duration::from_millis(5);
         let mut stillborn = 0;
         loop {
+            if self.detached.load(Ordering::Acquire) {
+                return Err(Error::new(ErrorKind::HostUnavailable, "detached"));
+            }
             match UnixStream::connect(&socket).await {
                 Ok(stream) => match self.greet_within(stream, until).await {
                     // It died while we greeted it: on to the next one.
@@ -339,7 +381,7 @@ impl Shared {
                     Began::Died if stillborn < STILLBORN => stillborn += 1,
                     Began::Died => return Err(command.failed("the host ended before it was ready")),
                 },
-                None if had_one => {}
+                None if again => {}
                 None => {
                     return Err(Error::new(ErrorKind::HostUnavailable, "no host runs for this home")
                         .hint("start one with `system run`"));
@@ -359,17 +401,19 @@ impl Shared {
         let host = hms_os::host::peer_credentials(&stream)
             .map(|peer| format!(" (pid {})", peer.pid))
             .unwrap_or_default();
-        tokio::time::timeout_at(until, self.greet(stream)).await.unwrap_or_else(|_| {
-            let waited = crate::duration::format(self.attach.deadline);
-            Err(Error::new(
-                ErrorKind::HostUnavailable,
-                format!("the host{host} does not answer within {waited}"),
-            )
-            .hint("end it with `kill -9`: agents outlive it, and the next command starts another"))
-        })
+        let silent = |within: Duration| {
+            let within = crate::duration::format(within);
+            let what = format!("the host{host} does not answer within {within}");
+            Error::new(ErrorKind::HostUnavailable, what)
+                .hint("end it with `kill -9`: agents outlive it, and the next command starts another")
+        };
+        let quiet = self.attach.deadline / 2;
+        tokio::time::timeout_at(until, self.greet(stream, quiet, silent(quiet * 2)))
+            .await
+            .unwrap_or_else(|_| Err(silent(self.attach.deadline)))
     }
 
-    async fn greet(self: &Arc<Self>, stream: UnixStream) -> Result<()> {
+    async fn greet(self: &Arc<Self>, stream: UnixStream, quiet: Duration, silent: Error) -> Result<()> {
         let (read, write) = stream.into_split();
         let connection = Connection::start(read, write, Arc::new(Inbound(self.clone())));
         let hello = json!({
@@ -378,15 +422,15 @@ impl Shared {
         });
         let mut answer = connection.request("hello", hello).await?;
         let host = Arc::new(answer["host"].take());
-        let renew: Vec<_> = self.subscriptions().values().cloned().collect();
+        let _issuing = self.issuing.lock().await;
+        let granted = |remote: &&Arc<Remote>| remote.granted.load(Ordering::Acquire);
+        let renew: Vec<_> = self.subscriptions().values().filter(granted).cloned().collect();
         for remote in renew {
-            let mut params = remote.params.clone();
-            let cursor = remote.cursor.load(Ordering::Acquire);
-            if cursor > 0 {
-                params["after_sequence"] = cursor.into();
-            }
-            connection.request("event.subscribe", params).await?;
+            remote.renew(&connection).await?;
         }
+        // A host that hangs later must not leave anybody waiting for ever.
+        let watched = connection.clone();
+        tokio::spawn(async move { watched.keep_alive(quiet, silent).await });
         self.link.send_replace(Link::Up { connection, host });
         Ok(())
     }
@@ -406,7 +450,7 @@ impl Shared {
                 return self.end(Error::new(ErrorKind::HostUnavailable, "the host was stopped"));
             }
             self.link.send_replace(Link::Down);
-            if let Err(e) = self.connect().await {
+            if let Err(e) = self.connect(true).await {
                 return self.end(e);
             }
         }
@@ -473,7 +517,8 @@ impl Inbound {
             match Event::from_json(event) {
                 Ok(event) => {
                     if let Some(sequence) = event.sequence {
-                        remote.cursor.fetch_max(sequence, Ordering::AcqRel);
+                        let mut cursor = remote.cursor();
+                        *cursor = (*cursor).max(Some(sequence));
                     }
                     let _ = remote.queue.push(event);
                 }
@@ -499,6 +544,9 @@ const STILLBORN: u32 = 3;
 /// Starts a host and waits for its first line.
 async fn start_host(command: &HostCommand, until: Instant) -> Result<Began> {
     let failed = |what: String| command.failed(&what);
+    if let Some(home) = command.log.parent() {
+        hms_os::files::create_private_dir(home).map_err(|e| Error::io(home.display(), &e))?;
+    }
     let log = hms_os::files::append(&command.log).map_err(|e| Error::io(command.log.display(), &e))?;
     let mut child = std::process::Command::new(&command.program)
         .args(&command.args)

@@ -3,12 +3,13 @@
 //! A reader task dispatches, a writer task writes from a bounded queue. Requests run side by side, at most
 //! [`CONCURRENT`] at a time; further ones wait, while answers and cancellations, which they may be waiting for,
 //! are still read. Beyond [`ACCEPTED`] the peer is not read, so that it feels the back-pressure itself.
-//! A peer that does not read for [`STALLED`] is cut off.
+//! A peer that does not read for [`STALLED`] is cut off. Who must know that the other side is there asks it with
+//! [`Connection::keep_alive`].
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -30,6 +31,8 @@ const OUTBOUND: usize = 64;
 /// What may wait to be written, in KiB. A frame that is larger waits until it is alone.
 const OUTBOUND_KIB: u32 = 4 << 10;
 const STALLED: Duration = Duration::from_secs(30);
+/// Asks whether somebody is there; either side answers, at any time.
+const PING: &str = "ping";
 
 /// What answers the other side.
 #[async_trait]
@@ -51,6 +54,10 @@ pub struct Connection {
     pending: Mutex<HashMap<u64, oneshot::Sender<Result<Value>>>>,
     next_id: AtomicU64,
     closed: watch::Sender<bool>,
+    /// Frames that came so far.
+    heard: AtomicU64,
+    /// Why it was closed from this side, where there is more to say than that it ended.
+    why: OnceLock<Error>,
 }
 
 /// A frame, and its share of the room, given back when it has been written.
@@ -67,7 +74,8 @@ impl Connection {
         let (closed, _) = watch::channel(false);
         let room = Arc::new(Semaphore::new(OUTBOUND_KIB as usize));
         let (pending, next_id) = (Mutex::default(), AtomicU64::new(1));
-        let connection = Arc::new(Self { outbound, room, pending, next_id, closed });
+        let (heard, why) = (AtomicU64::new(0), OnceLock::new());
+        let connection = Arc::new(Self { outbound, room, pending, next_id, closed, heard, why });
         tokio::spawn(write_all(write, outgoing, connection.clone()));
         tokio::spawn(connection.clone().read_all(read, handler));
         connection
@@ -80,7 +88,7 @@ impl Connection {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(id, tx);
         let forget = Forget { connection: self, id };
         self.send(Wire::request(id, method, params)).await?;
-        let answer = rx.await.unwrap_or_else(|_| Err(lost()));
+        let answer = rx.await.unwrap_or_else(|_| Err(self.lost()));
         drop(forget);
         answer
     }
@@ -92,8 +100,12 @@ impl Connection {
 
     /// Tells the other side if there is room.
     pub fn try_notify(&self, method: &str, params: Value) -> Result<()> {
+        self.try_send(&Wire::notification(method, params))
+    }
+
+    fn try_send(&self, message: &Wire) -> Result<()> {
         let full = || Error::new(ErrorKind::QueueFull, "the peer does not keep up");
-        let bytes = Wire::notification(method, params).encode()?;
+        let bytes = message.encode()?;
         let room = self.room.clone().try_acquire_many_owned(kib(&bytes)).map_err(|_| full())?;
         self.outbound.try_send(Outgoing(bytes, room)).map_err(|_| full())
     }
@@ -103,8 +115,39 @@ impl Connection {
         self.closed.send_replace(true);
         let pending = std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         for waiting in pending.into_values() {
-            let _ = waiting.send(Err(lost()));
+            let _ = waiting.send(Err(self.lost()));
         }
+    }
+
+    /// Watches over the other side, and ends with the conversation: what has said nothing for `quiet` is asked
+    /// whether it is there. Without a sign of it for as long as that again the conversation is closed, and
+    /// whatever waits for an answer fails with `why`.
+    pub(super) async fn keep_alive(&self, quiet: Duration, why: Error) {
+        let mut heard = self.heard.load(Ordering::Relaxed);
+        while !self.quiet_for(quiet, &mut heard).await {}
+        if self.is_closed() {
+            return;
+        }
+        let _ = self.why.set(why);
+        self.close();
+    }
+
+    /// Whether nothing came for `quiet`, nor an answer to the question that follows; or the end.
+    async fn quiet_for(&self, quiet: Duration, heard: &mut u64) -> bool {
+        let news = |before: &mut u64| {
+            let now = self.heard.load(Ordering::Relaxed);
+            std::mem::replace(before, now) != now
+        };
+        tokio::select! {
+            () = self.ended() => return true,
+            () = tokio::time::sleep(quiet) => {}
+        }
+        if news(heard) {
+            return false;
+        }
+        // Any answer will do, and any other frame is as good a sign.
+        let asked = tokio::time::timeout(quiet, self.request(PING, Value::Null)).await;
+        self.is_closed() || (asked.is_err() && !news(heard))
     }
 
     /// Ends the conversation after what is queued has been written, or after a second.
@@ -129,16 +172,27 @@ impl Connection {
         // As a tree it takes many times the memory, and the wait may be long.
         drop(message);
         if self.is_closed() {
-            return Err(lost());
+            return Err(self.lost());
         }
         let queue = async {
-            let room = self.room.clone().acquire_many_owned(kib(&bytes)).await.map_err(|_| lost())?;
-            self.outbound.send(Outgoing(bytes, room)).await.map_err(|_| lost())
+            let room = self.room.clone().acquire_many_owned(kib(&bytes)).await.map_err(|_| self.lost())?;
+            self.outbound.send(Outgoing(bytes, room)).await.map_err(|_| self.lost())
         };
         tokio::select! {
             queued = queue => queued,
-            () = self.ended() => Err(lost()),
+            () = self.ended() => Err(self.lost()),
         }
+    }
+
+    /// Why nothing can be asked or told any more.
+    fn lost(&self) -> Error {
+        let ended = || Error::new(ErrorKind::HostUnavailable, "the connection ended");
+        self.why.get().cloned().unwrap_or_else(ended)
+    }
+
+    /// Why this side closed it, where it had a reason of its own.
+    pub(super) fn why(&self) -> Option<&Error> {
+        self.why.get()
     }
 
     async fn read_all<R: AsyncRead + Unpin>(self: Arc<Self>, mut read: R, handler: Arc<dyn PeerHandler>) {
@@ -152,6 +206,7 @@ impl Connection {
                 frame = read_frame(&mut read, &mut buffer) => frame,
                 () = self.ended() => break,
             };
+            self.heard.fetch_add(1, Ordering::Relaxed);
             let message = match frame {
                 Ok(None) => break,
                 Ok(Some(bytes)) => Wire::decode(bytes),
@@ -175,7 +230,12 @@ impl Connection {
     }
 
     async fn dispatch(self: &Arc<Self>, message: Wire, handler: &Arc<dyn PeerHandler>, limits: &Limits) {
-        match (message.method, message.id) {
+        match (message.method, message.id.number()) {
+            // Answered by the reader itself: it says that somebody is there, whatever else is waited for. Where
+            // there is no room for it, what waits to be written says so too.
+            (Some(method), Some(id)) if method == PING => {
+                let _ = self.try_send(&Wire::response(Some(id), Ok(Value::Null)));
+            }
             (Some(method), Some(id)) => {
                 let accepted = tokio::select! {
                     accepted = limits.accepted.clone().acquire_owned() => accepted,
@@ -266,8 +326,4 @@ async fn write_all<W: AsyncWrite + Unpin>(
 /// The room that a frame takes.
 fn kib(bytes: &[u8]) -> u32 {
     u32::try_from(bytes.len().div_ceil(1 << 10)).unwrap_or(u32::MAX).clamp(1, OUTBOUND_KIB)
-}
-
-fn lost() -> Error {
-    Error::new(ErrorKind::HostUnavailable, "the connection ended")
 }

@@ -17,8 +17,9 @@ pub const MAX_FRAME: usize = 16 << 20;
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Wire {
     pub(super) jsonrpc: Version,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) id: Option<u64>,
+    /// An answer to nobody has the id null, as JSON-RPC wants it; a notification has none.
+    #[serde(default, skip_serializing_if = "Id::is_absent")]
+    pub(super) id: Id,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) method: Option<String>,
     #[serde(default, skip_serializing_if = "Value::is_null")]
@@ -27,6 +28,40 @@ pub(super) struct Wire {
     pub(super) result: Option<Value>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) error: Option<WireError>,
+}
+
+/// The id of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Id {
+    #[default]
+    Absent,
+    Null,
+    Number(u64),
+}
+
+impl Id {
+    fn is_absent(&self) -> bool {
+        *self == Self::Absent
+    }
+
+    pub(super) fn number(self) -> Option<u64> {
+        match self {
+            Self::Number(number) => Some(number),
+            Self::Absent | Self::Null => None,
+        }
+    }
+}
+
+impl Serialize for Id {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        self.number().serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Id {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> std::result::Result<Self, D::Error> {
+        Option::<u64>::deserialize(from).map(|id| id.map_or(Self::Null, Self::Number))
+    }
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -47,7 +82,7 @@ impl Wire {
     pub(super) fn request(id: u64, method: &str, params: Value) -> Self {
         Self {
             jsonrpc: Version::V2,
-            id: Some(id),
+            id: Id::Number(id),
             method: Some(method.into()),
             params,
             result: None,
@@ -58,7 +93,7 @@ impl Wire {
     pub(super) fn notification(method: &str, params: Value) -> Self {
         Self {
             jsonrpc: Version::V2,
-            id: None,
+            id: Id::Absent,
             method: Some(method.into()),
             params,
             result: None,
@@ -66,11 +101,13 @@ impl Wire {
         }
     }
 
+    /// An answer; `None`: to nobody in particular, because no request could be made out.
     pub(super) fn response(id: Option<u64>, outcome: Result<Value>) -> Self {
         let (result, error) = match outcome {
             Ok(value) => (Some(value), None),
             Err(e) => (None, Some(WireError::from(e))),
         };
+        let id = id.map_or(Id::Null, Id::Number);
         Self { jsonrpc: Version::V2, id, method: None, params: Value::Null, result, error }
     }
 

@@ -142,11 +142,19 @@ impl PeerHandler for Session {
             "command.register" => {
                 let spec: CommandSpec = parse(params)?;
                 Schema::compile(&spec.args).map_err(|e| e.context(format!("command `{}`", spec.path)))?;
-                let handler = peer_command(spec.path.clone(), Arc::downgrade(peer));
-                self.leased(peer, || kernel.commands().register(self.owner.clone(), spec, handler))
+                let path = spec.path.clone();
+                let handler = peer_command(path.clone(), Arc::downgrade(peer));
+                self.leased(peer, || {
+                    kernel.commands().register(self.owner.clone(), spec, handler)?;
+                    kernel.command_event("command.registered", &path);
+                    Ok(())
+                })
             }
             "command.unregister" => {
-                kernel.commands().unregister(&self.owner, &parse::<Named>(params)?.id).map(|()| Value::Null)
+                let path = parse::<Named>(params)?.id;
+                kernel.commands().unregister(&self.owner, &path)?;
+                kernel.command_event("command.unregistered", &path);
+                Ok(Value::Null)
             }
             "type.list" => Ok(json!(kernel.types().list())),
             "type.register" => {
@@ -184,7 +192,8 @@ impl PeerHandler for Session {
             }
             "service.register" => {
                 let spec: ServiceSpec = parse(params)?;
-                let service = Arc::new(PeerService { id: spec.id.clone(), peer: Arc::downgrade(peer) });
+                let (id, version) = (spec.id.clone(), spec.version.clone());
+                let service = Arc::new(PeerService { id, version, peer: Arc::downgrade(peer) });
                 self.leased(peer, || kernel.services().register(self.owner.clone(), spec, service))
             }
             "service.unregister" => {
@@ -346,6 +355,8 @@ impl Session {
     }
 
     fn subscribe(&self, peer: &Arc<Connection>, params: SubscribeParams) -> Result<Value> {
+        // Before the subscription is there: what follows this sequence is delivered, or can be read again.
+        let before = self.kernel.bus().last_sequence();
         let subscription = self.kernel.bus().subscribe(Subscribe {
             patterns: params.patterns,
             filter: params.filter,
@@ -357,7 +368,7 @@ impl Session {
         if let Some(old) = self.subscriptions().insert(params.subscription, pump) {
             old.abort();
         }
-        Ok(Value::Null)
+        Ok(json!({"sequence": before}))
     }
 
     fn unsubscribe(&self, number: u64) {

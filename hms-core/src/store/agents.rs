@@ -15,7 +15,7 @@ pub struct AgentRow {
     pub id: String,
     /// Its name, unique in the home.
     pub name: String,
-    /// What the user asked for.
+    /// What the user asked for; a text where what is stored is no JSON.
     pub spec: Value,
     /// The state it is meant to be in.
     pub desired: String,
@@ -110,7 +110,7 @@ pub fn get(c: &Connection, id: &str) -> Result<Option<AgentRow>> {
 /// All agents, in the order of their creation.
 ///
 /// # Errors
-/// `store-corrupt` when a row is not what was written.
+/// The database's.
 pub fn list(c: &Connection) -> Result<Vec<AgentRow>> {
     let mut statement = c.prepare_cached("SELECT * FROM agents ORDER BY rowid")?;
     let rows = statement.query_map([], |row| Ok(agent(row)))?;
@@ -170,14 +170,19 @@ pub fn delete_snapshot(c: &Connection, agent: &str) -> Result<bool> {
     Ok(c.prepare_cached("DELETE FROM snapshots WHERE agent = ?1")?.execute([agent])? > 0)
 }
 
+fn readable(text: String) -> Value {
+    json(&text).unwrap_or(Value::String(text))
+}
+
 fn agent(row: &Row<'_>) -> Result<AgentRow> {
     Ok(AgentRow {
         id: row.get("id")?,
         name: row.get("name")?,
-        spec: json(&row.get::<_, String>("spec")?)?,
+        // One damaged row must not keep all the others from running: as text, it is no specification.
+        spec: readable(row.get("spec")?),
         desired: row.get("desired")?,
         incarnation: row.get::<_, i64>("incarnation")? as u64,
-        state: json(&row.get::<_, String>("state")?)?,
+        state: readable(row.get("state")?),
         created_ms: row.get::<_, i64>("created_ms")? as u64,
         updated_ms: row.get::<_, i64>("updated_ms")? as u64,
     })

@@ -5,8 +5,10 @@
 //! cap (Brooker, "Exponential Backoff And Jitter"), and starts over after sustained health. Nothing here
 //! does I/O or knows of tasks: the agent cell asks and acts.
 
+mod group;
 mod restart;
 mod strategy;
 
+pub use group::GroupTracker;
 pub use restart::{Backoff, Decision, Intensity, Restart, RestartPolicy, RestartTracker};
 pub use strategy::{Strategy, affected};

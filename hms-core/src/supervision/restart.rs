@@ -114,13 +114,16 @@ pub struct RestartTracker {
     /// Restarts in a row without sustained health between them.
     attempts: u32,
     healthy_since: Option<Mono>,
+    /// The longest time of health since the last exit that is over.
+    healthy_for: Duration,
 }
 
 impl RestartTracker {
     /// Tells the tracker whether the agent is healthy now.
     pub fn health(&mut self, now: Mono, healthy: bool) {
         if !healthy {
-            self.healthy_since = None;
+            let spell = self.healthy_since.take().map_or(Duration::ZERO, |since| now.saturating_sub(since));
+            self.healthy_for = self.healthy_for.max(spell);
         } else if self.healthy_since.is_none() {
             self.healthy_since = Some(now);
         }
@@ -133,12 +136,10 @@ impl RestartTracker {
             Restart::Transient if clean => return Decision::Stay,
             Restart::Transient | Restart::Permanent => {}
         }
-        let sustained =
-            self.healthy_since.is_some_and(|since| now.saturating_sub(since) >= policy.backoff.reset_after);
-        if sustained {
+        self.health(now, false);
+        if std::mem::take(&mut self.healthy_for) >= policy.backoff.reset_after {
             self.attempts = 0;
         }
-        self.healthy_since = None;
         if !self.admit(&policy.intensity, now) {
             return Decision::Escalate;
         }
@@ -231,6 +232,20 @@ mod tests {
             tracker.on_exit(&policy, Duration::from_secs(15), false, &rng),
             Decision::Restart(Duration::ZERO)
         );
+    }
+
+    #[test]
+    fn health_that_lasted_counts_also_when_illness_came_before_the_exit() {
+        let rng = Rng::seeded(1);
+        let policy = policy(0, 1);
+        let mut tracker = RestartTracker::default();
+        tracker.on_exit(&policy, Mono::ZERO, false, &rng);
+        tracker.health(Mono::ZERO, true);
+        tracker.health(Duration::from_secs(10), false);
+        let decision = tracker.on_exit(&policy, Duration::from_secs(11), false, &rng);
+        assert_eq!(decision, Decision::Restart(Duration::ZERO));
+        let decision = tracker.on_exit(&policy, Duration::from_secs(30), false, &rng);
+        assert_ne!(decision, Decision::Restart(Duration::ZERO), "once");
     }
 
     proptest! {

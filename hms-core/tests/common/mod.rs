@@ -62,6 +62,11 @@ pub enum Fault {
     PanicsInSnapshot,
     PanicsInStop,
     PanicsInFacts,
+    HangsInStop,
+    HangsInReset,
+    HangsInCheck,
+    /// Says that it blocks: `brake` is then on a thread of its own.
+    Blocks,
 }
 
 /// All workers of a test: what is to go wrong, and what happened.
@@ -70,6 +75,41 @@ pub struct World {
     state: Mutex<WorldState>,
     /// Handlers told to `block` wait here.
     pub gate: Gate,
+    /// Handlers told to `brake` block their thread here.
+    pub brake: Brake,
+}
+
+/// Where threads are held until they are let go; for good with [`Brake::release`].
+#[derive(Default)]
+pub struct Brake {
+    /// How many are held, and whether they may go.
+    state: Mutex<(usize, bool)>,
+    changed: std::sync::Condvar,
+}
+
+impl Brake {
+    /// Blocks the calling thread.
+    pub fn hold(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 += 1;
+        let held = self.changed.wait_timeout_while(state, PATIENCE, |state| !state.1);
+        held.unwrap_or_else(PoisonError::into_inner).0.0 -= 1;
+    }
+
+    pub fn release(&self) {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.changed.notify_all();
+    }
+
+    /// Until that many threads are held. They are not tasks that a test could wait for.
+    pub async fn holds(&self, want: usize) {
+        let held = async {
+            while self.state.lock().unwrap_or_else(PoisonError::into_inner).0 != want {
+                tokio::task::yield_now().await;
+            }
+        };
+        soon((want, "threads on the brake"), held).await;
+    }
 }
 
 pub struct Gate(tokio::sync::Semaphore);
@@ -208,6 +248,10 @@ impl Behaviour for Worker {
         match message.body["do"].as_str().unwrap_or("echo") {
             "count" => Ok((self.count.fetch_add(1, Ordering::SeqCst) + 1).into()),
             "panic" => panic!("told to panic"),
+            "brake" => {
+                self.world.brake.hold();
+                Ok(Value::Null)
+            }
             "hang" => std::future::pending().await,
             "block" => {
                 self.world.gate.0.acquire().await.expect("the gate is not closed").forget();
@@ -244,9 +288,30 @@ impl Behaviour for Worker {
         if self.name.get().is_none() {
             return Ok(());
         }
+        if self.world.has(self.name(), Fault::HangsInStop) {
+            std::future::pending::<()>().await;
+        }
         self.world.stop(self.name(), self.life);
         self.trip(Fault::PanicsInStop);
         Ok(())
+    }
+
+    async fn check(&self, cx: &AgentContext) -> Result<()> {
+        if self.world.has(&cx.name(), Fault::HangsInCheck) {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    async fn reset(&self, cx: &AgentContext) -> Result<()> {
+        if self.world.has(&cx.name(), Fault::HangsInReset) {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+
+    fn blocks(&self) -> bool {
+        self.world.has(self.name(), Fault::Blocks)
     }
 
     async fn snapshot(&self) -> Option<Snapshot> {

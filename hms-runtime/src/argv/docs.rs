@@ -49,7 +49,7 @@ impl Parser {
         }
         out.push_str(GLOBALS);
         out.push_str("\n## Commands\n");
-        for spec in &self.commands {
+        for spec in self.commands.iter().filter(|spec| !spec.hidden) {
             self.write_command(&mut out, spec);
         }
         self.write_types(&mut out);

@@ -284,7 +284,7 @@ impl Parser {
     /// The words that may follow `path`, each once, in the order of the commands.
     fn children(&self, path: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = Vec::new();
-        for command in &self.commands {
+        for command in self.commands.iter().filter(|c| !c.hidden) {
             let mut words = command.path.split(' ');
             if path.iter().all(|word| words.next() == Some(word))
                 && let Some(next) = words.next()

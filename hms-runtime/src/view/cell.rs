@@ -41,16 +41,15 @@ impl Tint {
     }
 
     /// The meaning of a state's first word.
-    fn of_state(text: &str) -> Self {
+    pub(super) fn of_state(text: &str) -> Self {
         let word =
             text.split(|c: char| !(c.is_alphanumeric() || c == '-' || c == '_')).next().unwrap_or_default();
         match word.to_lowercase().as_str() {
             "healthy" | "running" | "verified" | "resolved" | "ok" | "ready" | "passed" | "succeeded"
             | "active" | "up" | "done" | "applied" | "created" => Self::Good,
             "degraded" | "pending" | "waiting" | "starting" | "restarting" | "stopping" | "verifying"
-            | "healing" | "open" | "warning" | "retrying" | "throttled" | "changed" | "cancelled" => {
-                Self::Fair
-            }
+            | "healing" | "open" | "warning" | "retrying" | "throttled" | "changed" | "cancelled"
+            | "stderr" => Self::Fair,
             "critical" | "failed" | "firing" | "quarantined" | "escalated" | "error" | "unhealthy"
             | "crashed" | "exhausted" | "down" | "lost" => Self::Bad,
             "stopped" | "unknown" | "disabled" | "inactive" | "skipped" | "none" | "removed"

@@ -84,7 +84,10 @@ pub fn render(view: &View, value: &Value, style: &Style) -> String {
         View::Record { fields, tables } => record(fields, tables, value, style),
         View::Tree { roots, children, columns } => tree::render(roots, children, columns, value, style),
         View::Series { rows, name, points } => series::render(rows, name, points, value, style),
-        View::Text { pointer } => text_at(pointer, value),
+        View::Text { pointer, state } => {
+            let tint = value.pointer(state).and_then(Value::as_str).map_or(Tint::Plain, Tint::of_state);
+            text_at(pointer, value, tint, style)
+        }
         View::Message { template } => message(template, value, style),
     }
 }
@@ -125,7 +128,8 @@ fn record(fields: &[Column], tables: &[(String, View)], value: &Value, style: &S
     out
 }
 
-fn text_at(pointer: &str, value: &Value) -> String {
+fn text_at(pointer: &str, value: &Value, tint: Tint, style: &Style) -> String {
+    let lines = |text: &str| lines(text, tint, style);
     match value.pointer(pointer) {
         None => "-\n".into(),
         Some(Value::Null) => String::new(),
@@ -179,6 +183,6 @@ fn line(text: &str) -> String {
 }
 
 /// Text of several lines, each made safe.
-fn lines(text: &str) -> String {
-    text.lines().map(|line| format!("{}\n", text::escape_but_tabs(line))).collect()
+fn lines(text: &str, tint: Tint, style: &Style) -> String {
+    text.lines().map(|line| format!("{}\n", style.paint(tint, &text::escape_but_tabs(line)))).collect()
 }

@@ -402,7 +402,7 @@ fn any_view() -> impl Strategy<Value = View> {
             name,
             points
         }),
-        pointer().prop_map(|pointer| View::Text { pointer }),
+        (pointer(), pointer()).prop_map(|(pointer, state)| View::Text { pointer, state }),
         "[{}/a|-]{0,12}".prop_map(|template| View::Message { template }),
     ]
 }

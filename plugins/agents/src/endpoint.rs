@@ -15,13 +15,15 @@ use std::{
 use async_trait::async_trait;
 use hms_core::{
     Result,
-    agent::{AgentContext, Behaviour, Health, Started, Stop},
+    agent::{AgentContext, AgentTypeSpec, Behaviour, Health, Measurement, Started, Stop, Tunable},
     clock::SharedClock,
+    plugin::Registrar,
+    schema,
 };
 use serde_json::{Map, Value, json};
 
 use crate::{
-    keys::{Keys, duration_schema},
+    keys::{self, Keys, duration_schema},
     probe::{HttpCheck, Record, TcpCheck, within},
     task::Task,
 };
@@ -42,7 +44,7 @@ impl fmt::Display for Target {
 }
 
 /// The behaviour of an agent that watches an endpoint.
-pub(crate) struct Endpoint {
+struct Endpoint {
     inner: Arc<Inner>,
     life: Mutex<Option<Life>>,
 }
@@ -60,8 +62,49 @@ struct Inner {
     status: AtomicU16,
 }
 
+/// What is different about a type of endpoint.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) summary: &'static str,
+    /// Its own properties; those of all endpoints are added.
+    pub(crate) properties: Value,
+    /// The one of them that must be given.
+    pub(crate) required: &'static str,
+    /// What a timeout means.
+    pub(crate) timeout: &'static str,
+    /// What a configuration asks.
+    pub(crate) target: fn(&Keys<'_>) -> Result<Target>,
+}
+
+/// Registers a type of endpoint.
+pub(crate) fn register(to: &Registrar, kind: Kind) -> Result<()> {
+    let tunable = |name: &str, min, max, integer, summary: &str| Tunable {
+        name: format!("{}.{name}", kind.name),
+        min,
+        max,
+        integer,
+        summary: summary.into(),
+    };
+    let spec = AgentTypeSpec {
+        name: kind.name.into(),
+        version: keys::version(),
+        summary: kind.summary.into(),
+        schema: schema::object(keys::merged(kind.properties, common()), &[kind.required]),
+        state_version: 0,
+        tunables: vec![
+            tunable("timeout", 0.05, 60.0, false, kind.timeout),
+            tunable("failures", 1.0, 10.0, true, "failures in a row that make it critical"),
+        ],
+    };
+    let factory = move |config: &Value| -> Result<Arc<dyn Behaviour>> {
+        let keys = Keys::of("", config)?;
+        Ok(Arc::new(Endpoint::new((kind.target)(&keys)?, &keys)?))
+    };
+    to.agent_type(spec, Arc::new(factory))
+}
+
 /// The properties that all endpoints have.
-pub(crate) fn schema() -> Value {
+fn common() -> Value {
     json!({
         "timeout": duration_schema("an answer that takes longer is a failure", "2s"),
         "slow": {"type": "string", "x-value": "DURATION", "description": "an answer that takes longer degrades it"},
@@ -72,7 +115,7 @@ pub(crate) fn schema() -> Value {
 
 impl Endpoint {
     /// An endpoint with the common part of its configuration.
-    pub(crate) fn new(target: Target, keys: &Keys<'_>) -> Result<Self> {
+    fn new(target: Target, keys: &Keys<'_>) -> Result<Self> {
         let timeout = keys.duration("timeout")?.unwrap_or(Duration::from_secs(2));
         if timeout.is_zero() {
             return Err(keys.wrong("timeout", "is zero"));
@@ -150,8 +193,8 @@ impl Behaviour for Endpoint {
         facts
     }
 
-    fn measure(&self) -> Vec<(&'static str, f64)> {
-        self.inner.record.measure()
+    fn measure(&self) -> Vec<Measurement> {
+        self.inner.record.measure().into_iter().map(|(name, value)| (name.into(), value)).collect()
     }
 
     async fn stop(&self, _how: Stop) -> Result<()> {

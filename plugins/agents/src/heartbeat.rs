@@ -20,7 +20,8 @@ use async_trait::async_trait;
 use hms_core::{
     Error, ErrorKind, Result,
     agent::{
-        AgentContext, AgentTypeSpec, Behaviour, Health, Issue, Message, Snapshot, Started, Stop, Tunable,
+        AgentContext, AgentTypeSpec, Behaviour, Health, Issue, Measurement, Message, Snapshot, Started, Stop,
+        Tunable,
     },
     clock::Mono,
     duration,
@@ -341,8 +342,8 @@ impl Behaviour for Heartbeat {
         facts
     }
 
-    fn measure(&self) -> Vec<(&'static str, f64)> {
-        vec![("beats", self.pulse.state().kept.beats as f64)]
+    fn measure(&self) -> Vec<Measurement> {
+        vec![("beats".into(), self.pulse.state().kept.beats as f64)]
     }
 
     async fn snapshot(&self) -> Option<Snapshot> {

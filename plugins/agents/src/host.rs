@@ -19,7 +19,7 @@ use std::{
 use async_trait::async_trait;
 use hms_core::{
     Error, ErrorKind, Result,
-    agent::{AgentContext, AgentTypeSpec, Behaviour, Health, Issue, Started, Stop, Tunable},
+    agent::{AgentContext, AgentTypeSpec, Behaviour, Health, Issue, Measurement, Started, Stop, Tunable},
     plugin::Registrar,
     schema,
 };
@@ -253,7 +253,7 @@ impl Behaviour for Host {
         facts
     }
 
-    fn measure(&self) -> Vec<(&'static str, f64)> {
+    fn measure(&self) -> Vec<Measurement> {
         let seen = self.machine.look();
         let (used, total) = (seen.system.used_memory(), seen.system.total_memory());
         let mut all =
@@ -262,7 +262,7 @@ impl Behaviour for Host {
             all.extend([("diskUsage", disk.used as f64), ("diskRatio", disk.ratio())]);
         }
         all.extend(seen.load.map(|load| ("load1", load)));
-        all
+        all.into_iter().map(|(name, value)| (name.into(), value)).collect()
     }
 
     async fn stop(&self, _how: Stop) -> Result<()> {

@@ -37,7 +37,7 @@ impl Plugin for McpPlugin {
             version: env!("CARGO_PKG_VERSION"),
             depends_on: &[],
             migrations: Vec::new(),
-            sections: Vec::new(),
+            sections: vec![pool::section()],
         }
     }
 

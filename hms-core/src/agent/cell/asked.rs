@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Cell, Phase, SNAPSHOT_LIMIT, STOP_DEADLINE, within};
+use super::{Cell, HANDLER_LIMIT, Phase, SNAPSHOT_LIMIT, STOP_DEADLINE};
 use crate::{
-    ErrorKind, Result,
+    Result,
     agent::{
-        AgentSpec, Desired, Status, Stop,
+        AgentSpec, Behaviour, Desired, Status, Stop,
         runtime::{RestartRequest, Restarted},
         shared::Settle,
     },
-    contain::contained,
 };
 
 impl Cell {
@@ -27,9 +26,8 @@ impl Cell {
             Settle::Quarantined(why) => self.quarantine(why),
             Settle::ForGroup(_) if stopped.is_err() => return self.stopped_badly(stopped),
             Settle::ForGroup(why) => {
-                self.set_status(Status::Restarting, Some(why));
+                self.show(Status::Restarting, Some(why));
                 self.phase = Phase::Grouped;
-                self.refresh_health();
             }
         }
         stopped
@@ -42,9 +40,15 @@ impl Cell {
         !settled && !matches!(self.phase, Phase::Waiting) && self.shared.spec().desired == Desired::Running
     }
 
+    /// Whether it was decided that it not run: until somebody starts it.
+    fn is_settled(&self) -> bool {
+        self.kept.quarantined.is_some() || self.kept.finished.is_some()
+    }
+
     /// A life that could not be ended may still be there: no other one is started beside it.
     pub(super) fn stopped_badly<T>(&mut self, stopped: Result<T>) -> Result<T> {
         if let Err(e) = &stopped {
+            self.unended = true;
             self.settle(Status::Failed, Some(format!("could not be ended: {}", e.message)));
         }
         stopped
@@ -68,17 +72,17 @@ impl Cell {
         if request.reset {
             self.kernel.agents().forget_snapshot(&self.shared.id);
             if let Some(behaviour) = behaviour {
-                let reset = contained(behaviour.reset(&self.cx)).await.and_then(|r| r);
+                let reset = self.reset(behaviour).await;
                 self.stopped_badly(reset)?;
             }
         }
         if request.if_incarnation.is_none() {
             self.forget_failures();
         }
+        self.unended = false;
         self.kept.quarantined = None;
         self.kept.finished = None;
-        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
-            self.wait(format!("waiting for `{missing}`"));
+        if self.waits_for_dependency() {
             return Ok(Restarted::Done { incarnation });
         }
         let relaunched = self.relaunch().await;
@@ -100,8 +104,7 @@ impl Cell {
             self.forget_failures();
         }
         let since = self.kernel.clock().now();
-        if let Some(missing) = self.kernel.agents().missing_dependency(&self.shared) {
-            self.wait(format!("waiting for `{missing}`"));
+        if self.waits_for_dependency() {
             return Ok(());
         }
         let relaunched = self.relaunch().await;
@@ -112,11 +115,18 @@ impl Cell {
     pub(super) async fn update(&mut self, spec: Arc<AgentSpec>) -> Result<()> {
         let old = std::mem::replace(&mut self.shared.public().spec, spec.clone());
         self.publish("agent.updated", json!({"spec": self.kernel.agents().shown(&spec)}));
+        if old.parent != spec.parent {
+            self.kernel.agents().leave_group(&self.shared, &old);
+            self.kernel.agents().tell_group(&self.shared, &spec);
+        }
         let new_life = old.kind != spec.kind || old.config != spec.config;
         match spec.desired {
             Desired::Stopped if old.desired == Desired::Running => {
                 self.stop(Stop::Graceful(STOP_DEADLINE), Settle::Stopped("stopped".into())).await
             }
+            Desired::Running if self.unended => Ok(()),
+            // What was given up, or is done, stays so: a change that begins no new life is no wish to start it.
+            Desired::Running if !new_life && old.desired == Desired::Running && self.is_settled() => Ok(()),
             Desired::Running if new_life && matches!(self.phase, Phase::Live) => {
                 let ended = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
                 self.stopped_badly(ended)?;
@@ -136,9 +146,15 @@ impl Cell {
         let ended = self.abandon(Stop::Graceful(STOP_DEADLINE)).await;
         self.stopped_badly(ended)?;
         if let Some(behaviour) = behaviour {
-            let _ = contained(behaviour.reset(&self.cx)).await;
+            let _ = self.reset(behaviour).await;
         }
         Ok(())
+    }
+
+    async fn reset(&mut self, behaviour: Arc<dyn Behaviour>) -> Result<()> {
+        let (asked, cx) = (behaviour.clone(), self.cx.clone());
+        let reset = async move { asked.reset(&cx).await };
+        self.call(&behaviour, HANDLER_LIMIT, "its reset", reset).await.and_then(|r| r)
     }
 
     /// Ends the life on purpose, taking a snapshot when there is time for one.
@@ -147,20 +163,15 @@ impl Cell {
         self.phase = Phase::Idle;
         self.handling = None;
         let Some(behaviour) = self.behaviour.clone() else { return Ok(()) };
+        let asked = behaviour.clone();
+        let snapshot = async move { asked.snapshot().await };
         if how != Stop::Kill
             && was_live
-            && let Ok(Some(snapshot)) =
-                within(self.kernel.clock(), SNAPSHOT_LIMIT, "its snapshot", behaviour.snapshot()).await
+            && let Ok(Some(snapshot)) = self.call(&behaviour, SNAPSHOT_LIMIT, "its snapshot", snapshot).await
         {
             let _ = self.kernel.agents().save_snapshot(&self.shared.id, snapshot).await;
         }
-        let mut stopped = contained(behaviour.stop(how)).await.and_then(|r| r);
-        if let (Err(e), Stop::Graceful(_)) = (&stopped, how)
-            && matches!(e.kind, ErrorKind::Panic | ErrorKind::Timeout)
-        {
-            // It did not get as far as trying force.
-            stopped = contained(behaviour.stop(Stop::Kill)).await.and_then(|r| r);
-        }
+        let stopped = self.end(&behaviour, how).await;
         self.end_life("the agent was stopped");
         stopped
     }

@@ -11,56 +11,50 @@ use crate::{
 impl Cell {
     pub(super) fn settle(&mut self, status: Status, reason: Option<String>) {
         self.phase = Phase::Idle;
-        self.set_status(status, reason);
-        self.refresh_health();
+        self.show(status, reason);
         self.keep();
     }
 
-    pub(super) fn set_status(&mut self, status: Status, reason: Option<String>) {
-        let previous = {
+    /// Changes status and health, which others see at once: health follows from where it is in its life and,
+    /// while it works, from what the behaviour reports.
+    pub(super) fn show(&mut self, status: Status, reason: Option<String>) {
+        let health = self.health_in(status, reason.as_deref().unwrap_or_default());
+        // Even without a change: a life that follows at once on a healthy one begins its own time of health.
+        self.tracker.health(self.kernel.clock().now(), health.status == HealthStatus::Healthy);
+        let now_ms = self.kernel.clock().wall_ms();
+        let (spec, was, had) = {
             let mut public = self.shared.public();
-            if public.state.status == status && public.state.reason == reason {
-                return;
+            let state = &mut public.state;
+            if state.status != status || state.reason != reason {
+                state.since_ms = now_ms;
             }
-            let previous = std::mem::replace(&mut public.state.status, status);
-            public.state.reason = reason.clone();
-            public.state.since_ms = self.kernel.clock().wall_ms();
-            previous
+            let was = std::mem::replace(&mut state.status, status);
+            state.reason.clone_from(&reason);
+            let had = std::mem::replace(&mut state.health, health.clone());
+            (public.spec.clone(), was, had)
         };
-        if previous != status {
+        self.kernel.agents().tell_group(&self.shared, &spec);
+        if was != status {
             self.publish(
                 "agent.status.changed",
-                json!({"status": status, "previous": previous, "reason": reason}),
+                json!({"status": status, "previous": was, "reason": reason}),
             );
+        }
+        if had != health {
+            let data =
+                json!({"health": health, "previous": had.status, "incarnation": self.cx.incarnation()});
+            self.publish("agent.health.updated", data);
         }
     }
 
-    /// Health follows from the phase of life and, while alive, from what the behaviour reports.
-    pub(super) fn refresh_health(&mut self) {
-        let (status, reason) = {
-            let public = self.shared.public();
-            (public.state.status, public.state.reason.clone())
-        };
-        let why = || reason.clone().unwrap_or_default();
-        let health = match status {
+    fn health_in(&self, status: Status, why: &str) -> Health {
+        match status {
             Status::Running | Status::Degraded => self.reported.clone(),
             Status::Starting | Status::Waiting | Status::Stopped => Health::unknown(),
-            Status::Restarting => Health::of(vec![Issue::critical("restarting", why())]),
-            Status::Failed => Health::of(vec![Issue::critical("failed", why())]),
-            Status::Quarantined => Health::of(vec![Issue::critical("quarantined", why())]),
-        };
-        // Even without a change: a life that follows at once on a healthy one begins its own time of health.
-        self.tracker.health(self.kernel.clock().now(), health.status == HealthStatus::Healthy);
-        let previous = {
-            let mut public = self.shared.public();
-            if public.state.health == health {
-                return;
-            }
-            std::mem::replace(&mut public.state.health, health.clone())
-        };
-        let data =
-            json!({"health": health, "previous": previous.status, "incarnation": self.cx.incarnation()});
-        self.publish("agent.health.updated", data);
+            Status::Restarting => Health::of(vec![Issue::critical("restarting", why)]),
+            Status::Failed => Health::of(vec![Issue::critical("failed", why)]),
+            Status::Quarantined => Health::of(vec![Issue::critical("quarantined", why)]),
+        }
     }
 
     pub(super) fn publish_exit(&self, ended: &Value, exit: &ExitReport, next: &str) {

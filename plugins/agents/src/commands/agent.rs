@@ -76,6 +76,12 @@ fn list_spec() -> CommandSpec {
 fn list(kernel: &Kernel, args: &List) -> Result<Value> {
     kernel.require_open()?;
     let specs: BTreeMap<String, Arc<AgentSpec>> = kernel.agents().specs().into_iter().collect();
+    if let Some(kind) = &args.kind
+        && !specs.values().any(|spec| spec.kind == *kind)
+    {
+        // Agents may wait for who offers their type; of a type that neither is nor has any, the name is wrong.
+        known_type(kernel, kind).map_err(|e| Error { kind: ErrorKind::NotFound, ..e })?;
+    }
     let labelled = |row: &Value| {
         let spec = row["id"].as_str().and_then(|id| specs.get(id));
         args.labels.iter().all(|(key, value)| spec.is_some_and(|s| s.labels.get(key) == Some(value)))
@@ -120,7 +126,8 @@ fn create_spec() -> CommandSpec {
         .about(
             "The options of the type come from its schema: `agent create TYPE --help` shows them. A process \
              inherits the environment and, unless `--cwd` names another, the working directory of whoever \
-             creates it. An agent that cannot be started (unknown type, wrong configuration, missing \
+             creates it. It keeps that environment for all its lives, with `--ensure` too: what shall change \
+             goes into `--var` or `--env-file`, which is read at each start. An agent that cannot be started (unknown type, wrong configuration, missing \
              executable) is not created.",
         )
         .args(properties, &["type"])
@@ -139,6 +146,9 @@ async fn create(kernel: Kernel, cx: CommandContext, args: CreateArgs) -> Result<
     kernel.require_open()?;
     let kind = known_type(&kernel, &args.kind)?;
     let mut raw = args.spec;
+    if raw.get("name").and_then(Value::as_str) == Some("") {
+        return Err(Error::argument("name", "is empty").hint("leave it out to have one made up"));
+    }
     let mut config = raw.remove("config").unwrap_or_else(|| json!({}));
     if let Some(cwd) = &cx.caller.cwd {
         place::anchor(&kind.schema, &mut config, Path::new(cwd));
@@ -150,7 +160,7 @@ async fn create(kernel: Kernel, cx: CommandContext, args: CreateArgs) -> Result<
         return Err(Error::argument("ensure", "needs a name").hint("say which agent is meant: --name NAME"));
     }
     check_healing(&kernel, &spec.healing).await.map_err(|e| e.context("argument `healing`"))?;
-    let how = Create { env: cx.caller.env, must_start: true, ensure: args.ensure };
+    let how = Create { env: cx.caller.env, must_start: true, ensure: args.ensure, ..Create::default() };
     kernel.agents().create(spec, how).await
 }
 
@@ -201,11 +211,24 @@ fn status_spec() -> CommandSpec {
         ("Code", "/code", Format::Text),
         ("Message", "/message", Format::Text),
     ];
+    let tools = [
+        ("Tool", "/tool", Format::Text),
+        ("Calls", "/calls", Format::Number),
+        ("Errors", "/errors", Format::Number),
+        ("p50", "/p50_ms", Format::Millis),
+        ("p99", "/p99_ms", Format::Millis),
+        ("Last call", "/last_ms", Format::Age),
+    ];
     CommandSpec::new("agent status", "Show everything about one agent")
         .args(json!({"agent": {"type": "string", "description": "name or id"}}), &["agent"])
         .positional(&["agent"])
         .watchable()
-        .view(View::record(&fields).with("Issues", View::table_at("/issues", "none", &issues)))
+        .view(
+            View::record(&fields)
+                .with("Issues", View::table_at("/issues", "none", &issues))
+                // Of types that tell one tool's calls from another's.
+                .with("Tools", View::table_at("/tools", "", &tools)),
+        )
         .example("agent status web")
 }
 

@@ -40,7 +40,7 @@ pub(super) fn register(to: &Registrar) -> Result<()> {
         )
         .positional(&["agent"])
         .streaming()
-        .view(View::text("/line"))
+        .view(View::text_by_state("/line", "/stream"))
         .example("agent logs web --follow")
         .example("agent logs web --stream stderr --tail 20")
         .example("agent logs web --stream stdout --since-offset 0 --json");

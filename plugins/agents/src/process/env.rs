@@ -1,6 +1,10 @@
 //! A child's environment and user.
 
-use std::{collections::BTreeMap, ffi::OsString, path::Path};
+use std::{
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
+    path::Path,
+};
 
 use hms_core::{Error, ErrorKind, Result, agent::AgentContext, os::token::Token};
 
@@ -12,7 +16,26 @@ pub(super) fn build(
     cx: &AgentContext,
     notify: Option<&Path>,
 ) -> Result<Vec<(OsString, OsString)>> {
-    let mut env: BTreeMap<OsString, OsString> = match (config.env, cx.inherited_env()) {
+    let mut env = of_user(config, cx.inherited_env().as_deref())?;
+    if let Some(socket) = notify {
+        env.insert("NOTIFY_SOCKET".into(), socket.into());
+    }
+    if let Some(watchdog) = config.watchdog {
+        env.insert("WATCHDOG_USEC".into(), watchdog.as_micros().to_string().into());
+    }
+    let token = Token::new(&cx.kernel().dirs().home, cx.id(), cx.incarnation());
+    let mut env: Vec<_> = env.into_iter().collect();
+    env.retain(|(name, _)| *name != token.to_env().0);
+    env.push(token.to_env());
+    Ok(env)
+}
+
+/// What of it the user decides. `inherited`: the environment of whoever creates the agent.
+pub(super) fn of_user(
+    config: &Config,
+    inherited: Option<&BTreeMap<String, String>>,
+) -> Result<BTreeMap<OsString, OsString>> {
+    let mut env: BTreeMap<OsString, OsString> = match (config.env, inherited) {
         (EnvBase::Clean, _) => BTreeMap::new(),
         (EnvBase::Inherit, Some(kept)) => kept.iter().map(|(k, v)| (k.into(), v.into())).collect(),
         (EnvBase::Inherit, None) => std::env::vars_os().collect(),
@@ -27,17 +50,32 @@ pub(super) fn build(
     for ours in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
         env.remove(&OsString::from(ours));
     }
-    if let Some(socket) = notify {
-        env.insert("NOTIFY_SOCKET".into(), socket.into());
-    }
-    if let Some(watchdog) = config.watchdog {
-        env.insert("WATCHDOG_USEC".into(), watchdog.as_micros().to_string().into());
-    }
-    let token = Token::new(&cx.kernel().dirs().home, cx.id(), cx.incarnation());
-    let mut env: Vec<_> = env.into_iter().collect();
-    env.retain(|(name, _)| *name != token.to_env().0);
-    env.push(token.to_env());
     Ok(env)
+}
+
+/// The environment of a child that an earlier host started: as it would be built now, or, when what that takes
+/// has gone since (an `env_file`), the one that the child was started with.
+pub(super) fn of_adopted(
+    config: &Config,
+    cx: &AgentContext,
+    notify: Option<&Path>,
+    pid: i32,
+) -> Vec<(OsString, OsString)> {
+    build(config, cx, notify).unwrap_or_else(|e| {
+        tracing::warn!(agent = cx.id(), error = %e, "its probes get the environment that the process has");
+        of_running(pid)
+    })
+}
+
+/// The environment that a process was started with; empty where the system does not tell.
+fn of_running(pid: i32) -> Vec<(OsString, OsString)> {
+    use std::os::unix::ffi::{OsStrExt, OsStringExt};
+    let text = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+    let split = |var: &[u8]| {
+        let at = var.iter().position(|b| *b == b'=').filter(|at| *at > 0)?;
+        Some((OsString::from_vec(var[..at].to_vec()), OsStr::from_bytes(&var[at + 1..]).to_owned()))
+    };
+    text.split(|b| *b == 0).filter_map(split).collect()
 }
 
 /// `NAME=value` lines; `#` begins a comment, quotes around a value are taken off, `export ` is allowed.

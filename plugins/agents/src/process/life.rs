@@ -1,10 +1,11 @@
 //! One life of a process agent: its child, and the tasks around it.
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     io::Write as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -46,6 +47,8 @@ pub(super) struct Life {
     told: Mutex<Told>,
     /// Holds one permit once the child said READY=1.
     told_ready: tokio::sync::Notify,
+    /// Why this life was ended by us, where that says more than the signal.
+    ended_because: OnceLock<String>,
     tasks: Mutex<Vec<tokio::task::AbortHandle>>,
 }
 
@@ -103,17 +106,13 @@ impl Life {
         Ok(Self::new(cx, process, env, log_start, socket))
     }
 
-    /// Goes on with a child of an earlier host.
-    pub(super) fn adopt(
-        config: &Config,
-        cx: &AgentContext,
-        process: Process,
-        record: Record,
-    ) -> Result<Arc<Self>> {
+    /// Goes on with a child of an earlier host. What is missing by now may cost its probes something, never its
+    /// being watched.
+    pub(super) fn adopt(config: &Config, cx: &AgentContext, process: Process, record: Record) -> Arc<Self> {
         let path = config.notifies().then(|| notify_path(cx));
         let socket = path.as_deref().map(NotifySocket::bind);
         let env = if config.probes_by_exec() {
-            Arc::new(env::build(config, cx, path.as_deref())?)
+            Arc::new(env::of_adopted(config, cx, path.as_deref(), process.pid()))
         } else {
             Arc::default()
         };
@@ -122,7 +121,7 @@ impl Life {
         if record.ready {
             life.told_ready.notify_one();
         }
-        Ok(life)
+        life
     }
 
     fn new(
@@ -143,6 +142,7 @@ impl Life {
             socket: Mutex::new(socket),
             told: Mutex::default(),
             told_ready: tokio::sync::Notify::new(),
+            ended_because: OnceLock::new(),
             tasks: Mutex::default(),
         })
     }
@@ -155,12 +155,12 @@ impl Life {
         processes: Arc<Processes>,
     ) {
         let (process, cx) = (self.process.clone(), cx.clone());
-        let clean_codes = config.success_codes.clone();
+        let (life, clean_codes) = (self.clone(), config.success_codes.clone());
         let task = tokio::spawn(async move {
-            let exit = process.wait().await.unwrap_or(Exit::default());
+            let exit = life.end_of(&process).await;
             let report = ExitReport {
                 clean: exit.code.is_some_and(|code| clean_codes.contains(&code)),
-                reason: exit.to_string(),
+                reason: life.ended_because.get().cloned().unwrap_or_else(|| exit.to_string()),
                 code: exit.code,
                 signal: exit.signal,
             };
@@ -169,6 +169,21 @@ impl Life {
             cx.exited(report);
         });
         self.keep(task.abort_handle());
+    }
+
+    /// Its end. Watching takes a descriptor: while there is none to be had the child is looked at now and then,
+    /// because to take it for dead would end it.
+    async fn end_of(&self, process: &Process) -> Exit {
+        loop {
+            match process.wait().await {
+                Ok(exit) => return exit,
+                Err(_) if process.has_ended() => return Exit::default(),
+                Err(e) => {
+                    tracing::warn!(agent = %self.agent, error = %e, "the process cannot be watched just now")
+                }
+            }
+            self.clock.sleep_until(self.clock.now() + Duration::from_secs(1)).await;
+        }
     }
 
     /// Begins what decides about readiness, and the watchdog.
@@ -216,8 +231,9 @@ impl Life {
                 }
                 () = life.clock.sleep_until(life.clock.now() + timeout) => {
                     // Ending it tells supervision; the report says why.
-                    let text = hms_core::duration::format(timeout);
-                    cx.health(Health::of(vec![Issue::critical("readiness", format!("not ready within {text}"))]));
+                    let why = format!("not ready within {}", hms_core::duration::format(timeout));
+                    let _ = life.ended_because.set(why.clone());
+                    cx.health(Health::of(vec![Issue::critical("readiness", why)]));
                     let _ = life.process.signal_group(Signal::KILL);
                 }
             }
@@ -434,12 +450,12 @@ pub(super) fn forget(cx: &AgentContext) {
 }
 
 /// Whether a child could be started: its program, folder, user, environment and limits.
-pub(super) fn check(config: &Config, cx: &AgentContext) -> Result<()> {
-    let env = env::build(config, cx, None)?;
+pub(super) fn check(config: &Config, inherited: Option<&BTreeMap<String, String>>) -> Result<()> {
+    let env: Vec<_> = env::of_user(config, inherited)?.into_iter().collect();
     config.user.as_deref().map(env::user).transpose()?;
     let spawn =
         Spawn { clear_env: true, env: &env, cwd: config.cwd.as_deref(), ..Spawn::new(&config.command[0]) };
-    spawn.check().map(drop).map_err(|e| Error::io("starting the process", &e))
+    spawn.check().map(drop).map_err(|e| cannot_start(&e))
 }
 
 fn notify_path(cx: &AgentContext) -> PathBuf {

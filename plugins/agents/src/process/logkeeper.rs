@@ -51,11 +51,16 @@ impl LogKeeper {
 
     /// Keeps the logs of this agent within `limits`; harmless to repeat.
     pub(super) fn watch(&self, cx: &AgentContext, limits: &LogConfig) {
+        self.watch_dir(cx.dir(), limits);
+    }
+
+    /// The same by an agent's folder.
+    pub(super) fn watch_dir(&self, dir: &Path, limits: &LogConfig) {
         for stream in [Stream::Stdout, Stream::Stderr] {
-            let path = stream.path(cx.dir());
+            let path = stream.path(dir);
             match self.watch.add(&path) {
                 Ok(id) => {
-                    let entry = Entry { dir: cx.dir().to_owned(), stream, limits: limits.clone() };
+                    let entry = Entry { dir: dir.to_owned(), stream, limits: limits.clone() };
                     self.watched.lock().unwrap_or_else(PoisonError::into_inner).insert(id, entry);
                 }
                 Err(e) => {

@@ -10,10 +10,14 @@ mod logkeeper;
 pub mod logs;
 pub(crate) mod notify;
 mod record;
+mod service;
+#[cfg(test)]
+mod tests;
 mod undertaker;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -22,13 +26,14 @@ use async_trait::async_trait;
 use hms_core::{
     Error, ErrorKind, Kernel, Result,
     agent::{
-        Adoption, AgentContext, AgentTypeSpec, Behaviour, ExitReport, Health, Issue, Message, Started, Stop,
-        Tunable,
+        Adoption, AgentContext, AgentTypeSpec, Behaviour, ExitReport, Health, Issue, Measurement, Message,
+        Started, Stop, Tunable,
     },
     bytesize,
-    clock::Mono,
+    clock::{Mono, SharedClock},
     os::{
         exit::Signal,
+        identity::ProcessId,
         process::{Process, tree_usage},
         token::Incarnations,
         tree::{self, KillTree, Tagged},
@@ -41,10 +46,14 @@ use serde_json::{Map, Value};
 use self::{config::Config, life::Life, logkeeper::LogKeeper, record::Record, undertaker::Undertaker};
 use crate::probe::{ProbeContext, ProbeKind};
 
+/// How long adoption waits for a descriptor.
+const HOLD_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What all process agents of a system share.
 #[derive(Default)]
 pub struct Processes {
-    /// What the last host left running, by agent; taken by adoption.
+    /// What the last host left running, by agent, until it is adopted or ended. Who is still here may have a
+    /// tree that nobody watches.
     survivors: Mutex<HashMap<String, Vec<Tagged>>>,
     shared: OnceLock<SharedParts>,
 }
@@ -57,6 +66,8 @@ struct SharedParts {
 }
 
 pub(crate) fn register(to: &Registrar, processes: Arc<Processes>) -> Result<()> {
+    let logs = service::Logs { kernel: to.kernel().clone(), processes: processes.clone() };
+    to.service(service::spec(), Arc::new(logs))?;
     let spec = AgentTypeSpec {
         name: "process".into(),
         version: semver::Version::new(1, 0, 0),
@@ -125,9 +136,31 @@ impl Processes {
         self.survivors.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends the tree of an agent that could not be adopted. Nothing else is known to end it: no life has it.
+    async fn end_unadopted(&self, agent: &str, dir: &Path) -> Result<()> {
+        if !self.survivors().contains_key(agent) {
+            return Ok(());
+        }
+        let leader = Record::read(dir).map(|record| record.id);
+        let survived = self.parts().undertaker.end(agent, leader).await;
+        cannot_end(survived, agent)?;
+        if leader.is_some_and(|leader| leader.is_alive()) {
+            return cannot_end(1, agent);
+        }
+        Record::remove(dir);
+        self.survivors().remove(agent);
+        Ok(())
+    }
+
     fn parts(&self) -> &SharedParts {
         self.shared.get().expect("agents start after the organ is initialised")
     }
+}
+
+/// Whether an agent of this configuration could be started by whoever has the environment `inherited`
+/// (`None`: this process's), found out before anything is changed.
+pub(crate) fn check(config: &Value, inherited: Option<&BTreeMap<String, String>>) -> Result<()> {
+    life::check(&Config::read(config)?, inherited)
 }
 
 struct ProcessAgent {
@@ -145,11 +178,14 @@ struct State {
     cpu_seen: Option<(Duration, Mono)>,
     /// CPU time when it last grew, and when.
     cpu_grew: Option<(Duration, Mono)>,
+    /// Whose tree could not be adopted, with its folder: to be ended all the same.
+    unadopted: Option<(String, PathBuf)>,
 }
 
 #[async_trait]
 impl Behaviour for ProcessAgent {
     async fn start(&self, cx: &AgentContext) -> Result<Started> {
+        self.processes.end_unadopted(cx.id(), cx.dir()).await?;
         let parts = self.processes.parts();
         let life = Life::spawn(&self.config, cx, parts.nofile)?;
         parts.logs.watch(cx, &self.config.logs);
@@ -157,39 +193,20 @@ impl Behaviour for ProcessAgent {
     }
 
     async fn check(&self, cx: &AgentContext) -> Result<()> {
-        life::check(&self.config, cx)
+        life::check(&self.config, cx.inherited_env().as_deref())
     }
 
     async fn adopt(&self, cx: &AgentContext) -> Result<Adoption> {
-        let survivors = self.processes.survivors().remove(cx.id()).unwrap_or_default();
-        let record = Record::read(cx.dir());
-        let Some(record) = newest(record, &survivors) else { return Ok(Adoption::Absent) };
-        let parts = self.processes.parts();
-        let older = survivors.iter().filter(|t| t.token.incarnation < record.incarnation);
-        for incarnation in older.map(|t| t.token.incarnation).collect::<HashSet<_>>() {
-            parts.undertaker.sweep(cx.id(), incarnation, None);
+        let adoption = self.take_over(cx).await;
+        let mut survivors = self.processes.survivors();
+        if adoption.is_ok() {
+            survivors.remove(cx.id());
+        } else {
+            // Also where only the record tells of it: the next start must not be a second one.
+            survivors.entry(cx.id().to_owned()).or_default();
+            self.state().unadopted = Some((cx.id().to_owned(), cx.dir().to_owned()));
         }
-        match Process::adopt(&record.id).map_err(|e| Error::io("adopting a process", &e))? {
-            Some(process) => {
-                let cx = cx.of_incarnation(record.incarnation);
-                record.write(cx.dir()).map_err(|e| Error::io("recording a process", &e))?;
-                let life = Life::adopt(&self.config, &cx, process, record)?;
-                parts.logs.watch(&cx, &self.config.logs);
-                let started = self.begin(life, record.ready, &cx);
-                Ok(Adoption::Adopted { incarnation: record.incarnation, started })
-            }
-            None => {
-                Record::remove(cx.dir());
-                parts.undertaker.sweep(cx.id(), record.incarnation, Some(record.id));
-                let exit = ExitReport {
-                    clean: false,
-                    reason: "ended while no host was watching; the exit code is not known".into(),
-                    code: None,
-                    signal: None,
-                };
-                Ok(Adoption::Ended { incarnation: record.incarnation, exit })
-            }
-        }
+        adoption
     }
 
     async fn handle(&self, cx: &AgentContext, message: Message) -> Result<Value> {
@@ -204,7 +221,7 @@ impl Behaviour for ProcessAgent {
         if let Some(issue) = self.check_liveness(&life).await {
             issues.push(issue);
         }
-        issues.extend(self.check_memory(&life));
+        issues.extend(self.check_memory(&life).await);
         issues.extend(self.check_hang(&life));
         issues.extend(life.watchdog_issue());
         Health::of(issues)
@@ -229,27 +246,43 @@ impl Behaviour for ProcessAgent {
         facts
     }
 
-    fn measure(&self) -> Vec<(&'static str, f64)> {
+    fn measure(&self) -> Vec<Measurement> {
         let Some(life) = self.life() else { return Vec::new() };
         let Some(usage) = life.process.usage() else { return Vec::new() };
         let now = life.now();
         let before = self.state().cpu_seen.replace((usage.cpu_time, now));
-        let mut measured = vec![("memoryUsage", usage.rss_bytes as f64), ("threads", usage.threads as f64)];
+        let mut measured =
+            vec![("memoryUsage".into(), usage.rss_bytes as f64), ("threads".into(), usage.threads as f64)];
         if let Some((cpu, at)) = before
             && now > at
         {
             let used = usage.cpu_time.saturating_sub(cpu).as_secs_f64();
-            measured.push(("cpuUsage", used / (now - at).as_secs_f64()));
+            measured.push(("cpuUsage".into(), used / (now - at).as_secs_f64()));
         }
         measured
     }
 
+    fn grace(&self) -> Option<Duration> {
+        Some(self.config.stop.timeout)
+    }
+
     async fn stop(&self, how: Stop) -> Result<()> {
-        let Some(life) = self.state().life.take() else { return Ok(()) };
-        life.let_go();
+        let (life, unadopted) = {
+            let mut state = self.state();
+            (state.life.take(), state.unadopted.clone())
+        };
+        if let Some(life) = &life {
+            life.let_go();
+        }
         if how == Stop::Detach {
             return Ok(());
         }
+        let Some(life) = life else {
+            return match unadopted {
+                Some((agent, dir)) => self.processes.end_unadopted(&agent, &dir).await,
+                None => Ok(()),
+            };
+        };
         if let Stop::Graceful(_) = how {
             life.ask_to_end(self.config.stop_signal()?, self.config.stop.timeout).await;
         }
@@ -257,13 +290,7 @@ impl Behaviour for ProcessAgent {
         // The child is ours to reap, and its end is certain or nearly so.
         let _ = tokio::time::timeout(Duration::from_secs(2), life.process.wait()).await;
         Record::remove(&life.dir);
-        if survived > 0 {
-            return Err(Error::new(
-                ErrorKind::PermissionDenied,
-                format!("{survived} processes of agent `{}` could not be ended", life.agent),
-            ));
-        }
-        Ok(())
+        cannot_end(survived, &life.agent)
     }
 
     async fn reset(&self, cx: &AgentContext) -> Result<()> {
@@ -291,6 +318,41 @@ impl ProcessAgent {
         self.state().life.clone()
     }
 
+    async fn take_over(&self, cx: &AgentContext) -> Result<Adoption> {
+        let survivors = self.processes.survivors().get(cx.id()).cloned().unwrap_or_default();
+        let record = Record::read(cx.dir());
+        let Some(record) = newest(record, &survivors) else { return Ok(Adoption::Absent) };
+        let parts = self.processes.parts();
+        let older = survivors.iter().filter(|t| t.token.incarnation < record.incarnation);
+        for incarnation in older.map(|t| t.token.incarnation).collect::<HashSet<_>>() {
+            parts.undertaker.sweep(cx.id(), incarnation, None);
+        }
+        match hold(&record, cx.kernel().clock()).await? {
+            Some(process) => {
+                let cx = cx.of_incarnation(record.incarnation);
+                if let Err(e) = record.write(cx.dir()) {
+                    // It still carries its token: the next host finds it without the record.
+                    tracing::warn!(agent = cx.id(), error = %e, "the adopted process could not be recorded");
+                }
+                let life = Life::adopt(&self.config, &cx, process, record);
+                parts.logs.watch(&cx, &self.config.logs);
+                let started = self.begin(life, record.ready, &cx);
+                Ok(Adoption::Adopted { incarnation: record.incarnation, started })
+            }
+            None => {
+                Record::remove(cx.dir());
+                parts.undertaker.sweep(cx.id(), record.incarnation, Some(record.id));
+                let exit = ExitReport {
+                    clean: false,
+                    reason: "ended while no host was watching; the exit code is not known".into(),
+                    code: None,
+                    signal: None,
+                };
+                Ok(Adoption::Ended { incarnation: record.incarnation, exit })
+            }
+        }
+    }
+
     fn begin(&self, life: Arc<Life>, was_ready: bool, cx: &AgentContext) -> Started {
         *self.state() = State { life: Some(life.clone()), ..State::default() };
         life.watch_exit(&self.config, cx, self.processes.clone());
@@ -316,11 +378,14 @@ impl ProcessAgent {
         })
     }
 
-    fn check_memory(&self, life: &Life) -> Option<Issue> {
+    async fn check_memory(&self, life: &Life) -> Option<Issue> {
         let limit = self.config.memory_limit?;
         let pid = life.process.pid();
-        let tree = tree::descendants(pid).into_iter().map(|p| p.pid).chain([pid]);
-        let used = tree_usage(tree).rss_bytes;
+        // A pass over the process table blocks for milliseconds: not on a thread that serves everybody.
+        let used = tokio::task::spawn_blocking(move || {
+            tree_usage(tree::descendants(pid).into_iter().map(|p| p.pid).chain([pid])).rss_bytes
+        });
+        let used = used.await.ok()?;
         (used > limit).then(|| {
             let (used, limit) = (bytesize::approximate(used), bytesize::format(limit));
             Issue::critical("memory-limit", format!("uses {used} of memory, more than {limit}"))
@@ -350,6 +415,47 @@ impl ProcessAgent {
     fn probe_context(&self, life: &Life) -> ProbeContext {
         ProbeContext { clock: life.clock(), cwd: self.config.cwd.clone(), env: life.env.clone() }
     }
+}
+
+/// A hold on the recorded process; `None` when it has ended. Waits for descriptors where there are none just
+/// now: a host that has many to adopt may be short of them for a moment.
+async fn hold(record: &Record, clock: &SharedClock) -> Result<Option<Process>> {
+    let until = clock.now() + HOLD_PATIENCE;
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let why = match Process::adopt(&record.id) {
+            Ok(Some(process)) => return Ok(Some(process)),
+            // Without a descriptor to look, everything seems to have ended: only what can be seen counts. This
+            // look takes none.
+            Ok(None) if !Path::new(&format!("/proc/{}", record.id.pid)).exists() => return Ok(None),
+            Ok(None) => match ProcessId::of(record.id.pid) {
+                Some(other) if other != record.id => return Ok(None),
+                Some(_) if is_zombie(record.id.pid) => return Ok(None),
+                _ => "there is no descriptor left to look at it".to_owned(),
+            },
+            Err(e) => e.to_string(),
+        };
+        if clock.now() >= until {
+            return Err(Error::new(ErrorKind::Io, format!("process {}: {why}", record.id.pid)));
+        }
+        clock.sleep_until(clock.now() + pause).await;
+        pause = (pause * 2).min(Duration::from_millis(500));
+    }
+}
+
+/// Whether it has ended and waits for somebody to reap it; what cannot be read has not.
+fn is_zombie(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state follows the name, which is in parentheses and may have some of its own.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
+}
+
+fn cannot_end(survived: usize, agent: &str) -> Result<()> {
+    if survived == 0 {
+        return Ok(());
+    }
+    let what = format!("{survived} processes of agent `{agent}` could not be ended");
+    Err(Error::new(ErrorKind::PermissionDenied, what))
 }
 
 /// The record of what runs: the file's, unless a later life left its token but no record (the host was

@@ -80,17 +80,18 @@ impl Metrics {
     ///
     /// # Errors
     /// `invalid-state` when the agent has too many metrics; then the further ones were left out.
-    fn take(&self, agent: &str, time_ms: u64, samples: &[(&str, f64)]) -> (Vec<Row>, Result<()>) {
+    fn take(&self, agent: &str, time_ms: u64, samples: &[(impl AsRef<str>, f64)]) -> (Vec<Row>, Result<()>) {
         let mut agents = self.agents();
         let id = agents.get_key_value(agent).map_or_else(|| agent.into(), |(id, _)| id.clone());
         let series = agents.entry(id.clone()).or_default();
         let (mut rows, mut outcome) = (Vec::with_capacity(samples.len()), Ok(()));
         for (name, value) in samples.iter().filter(|(_, value)| value.is_finite()) {
-            let at = series.iter().position(|s| *s.name == **name);
+            let name = name.as_ref();
+            let at = series.iter().position(|s| *s.name == *name);
             let at = match at {
                 Some(at) => at,
                 None if series.len() < MOST_NAMES => {
-                    series.push(Named { name: (*name).into(), recent: Recent::default() });
+                    series.push(Named { name: name.into(), recent: Recent::default() });
                     series.len() - 1
                 }
                 None => {

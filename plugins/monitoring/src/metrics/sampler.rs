@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use hms_core::{
     Kernel,
-    agent::{AgentState, HealthStatus, Status},
+    agent::{AgentState, HealthStatus, Measurement, Status},
     clock::Mono,
     contain::contained_sync,
 };
@@ -83,15 +83,15 @@ async fn sample(kernel: &Kernel, shared: &Shared) {
 }
 
 /// What is known of one agent now. What it measures itself is better than what its checks tell.
-fn samples_of(kernel: &Kernel, id: &str, state: &AgentState, tally: Tally) -> Vec<(&'static str, f64)> {
+fn samples_of(kernel: &Kernel, id: &str, state: &AgentState, tally: Tally) -> Vec<Measurement> {
     let measured = contained_sync(|| kernel.agents().measure(id)).and_then(|r| r);
     let mut samples = measured.unwrap_or_else(|e| {
         tracing::debug!(agent = %id, error = %e, "it could not be measured");
         Vec::new()
     });
-    let mut add = |name, value| {
-        if !samples.iter().any(|(there, _)| *there == name) {
-            samples.push((name, value));
+    let mut add = |name: &'static str, value| {
+        if !samples.iter().any(|(there, _)| there == name) {
+            samples.push((name.into(), value));
         }
     };
     if tally.checks > 0 {

@@ -14,7 +14,9 @@ use std::{
 use async_trait::async_trait;
 use hms_core::{
     Kernel, Result,
-    agent::{AgentContext, AgentSpec, AgentTypeSpec, Behaviour, Create, Health, Issue, Started, Stop},
+    agent::{
+        AgentContext, AgentSpec, AgentTypeSpec, Behaviour, Create, Health, Issue, Measurement, Started, Stop,
+    },
     clock::{ManualClock, Mono, Rng, SharedClock},
     command::{Caller, CommandContext},
     event::{Subscribe, Subscription},
@@ -155,8 +157,8 @@ impl Behaviour for Agent {
         self.checks
     }
 
-    fn measure(&self) -> Vec<(&'static str, f64)> {
-        self.probe.measures.lock().unwrap().clone()
+    fn measure(&self) -> Vec<Measurement> {
+        self.probe.measures.lock().unwrap().iter().map(|(name, value)| ((*name).into(), *value)).collect()
     }
 
     async fn stop(&self, _how: Stop) -> Result<()> {

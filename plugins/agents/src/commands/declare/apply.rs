@@ -88,7 +88,7 @@ impl Work<'_> {
             let name = spec.name.clone();
             return agents.update(&name, spec).await.map(drop);
         }
-        let how = Create { env: self.cx.caller.env.clone(), must_start: true, ensure: false };
+        let how = Create { env: self.cx.caller.env.clone(), must_start: true, ..Create::default() };
         agents.create(spec, how).await.map(drop)
     }
 

@@ -21,9 +21,9 @@ use super::{
         order::{Graph, needs_first},
         place,
     },
-    executable,
     file::{Declared, File, LABEL, Problem},
 };
+use crate::process;
 
 /// The specifications that a file declares, each after those it needs.
 pub(super) async fn check(
@@ -97,10 +97,9 @@ impl Checker<'_> {
             .create(&kind.name, &config)
             .map_err(|e| at_config(&quoted(&e.message), e.message))?;
         if kind.name == "process"
-            && let Some(what) = executable::problem(&config, self.env)
+            && let Err(e) = process::check(&config, self.env)
         {
-            let path = if what.contains("working directory") { "cwd" } else { "command" };
-            return Err(at_config(path, what));
+            return Err(at_config(key_of_start(&e.message), e.message));
         }
         self.spec(name, &kind.name, common, config).await
     }
@@ -277,6 +276,16 @@ pub(super) fn foreign(kernel: &Kernel, project: &str) -> Graph {
         kernel.agents().spec(name).is_ok_and(|s| s.labels.get(LABEL).map(String::as_str) != Some(project))
     });
     graph
+}
+
+/// The key that keeps a process from being started.
+fn key_of_start(message: &str) -> &'static str {
+    match message {
+        what if what.contains("working directory") => "cwd",
+        what if what.contains("env_file") => "env_file",
+        what if what.contains("`user`") => "user",
+        _ => "command",
+    }
 }
 
 /// The key that a message names first in backticks, as far as it looks like one.

@@ -24,7 +24,6 @@
 
 mod apply;
 mod check;
-mod executable;
 mod file;
 mod plan;
 
@@ -77,7 +76,9 @@ fn up_spec() -> CommandSpec {
         .about(
             "Creates what is new, updates what changed, removes what the file declared earlier and declares \
              no longer, and leaves the rest alone; what is needed comes first. Everything is validated \
-             before anything is changed. Processes inherit the environment of whoever creates them.",
+             before anything is changed. Processes inherit the environment of whoever creates them, and \
+             keep it: a second `up` from another shell restarts nothing. What shall change goes into `vars` or \
+             an `env_file`, which is read at each start.",
         )
         .args(
             json!({

@@ -25,6 +25,10 @@ async fn an_agent_is_created_seen_and_destroyed() {
     assert_eq!(narrowed(json!({"labels": {"tier": "back"}})).await, 0);
     assert_eq!(narrowed(json!({"status": "running"})).await, 2);
     assert_eq!(narrowed(json!({"status": "stopped"})).await, 0);
+    assert_eq!(narrowed(json!({"type": "http"})).await, 0);
+    let e = system.fails("agent list", json!({"type": "proces"})).await;
+    assert_eq!(e.kind, ErrorKind::NotFound);
+    assert!(e.hint.as_ref().unwrap().contains("did you mean `process`?"), "{e}");
 
     let by_id = system.run("agent status", json!({"agent": web["id"]})).await.unwrap();
     assert_eq!((by_id["pid"].as_u64(), &by_id["config"]["command"]), (Some(pid), &json!(["sleep", "300"])));
@@ -69,6 +73,9 @@ async fn what_is_wrong_creates_nothing() {
 
     let e = create(json!({"type": "group", "name": "a", "depends_on": ["nobody"]})).await;
     assert!(e.message.contains("nobody"), "{e}");
+
+    let e = create(json!({"type": "group", "name": ""})).await;
+    assert!(e.message.contains("`name`: is empty"), "{e}");
 
     let e = create(json!({"type": "group", "ensure": true})).await;
     assert!(e.message.contains("`ensure`"), "{e}");

@@ -1,0 +1,420 @@
+//! A configured server and everything that serves its clients: sessions, and the processes they share.
+//!
+//! **The rule of sharing** (`--share auto`). Clients share a process when they agreed on the same protocol
+//! version and offer the server the same capabilities. A client gets a process of its own
+//! - when it declares *roots*: what the server learns of one client's folders must not steer another's calls;
+//! - when the server declares *tasks*: whose they are cannot be told from the outside;
+//! - when the server is known to ask (sampling, elicitation) and this client can be asked: a question names no
+//!   request. Those who share already take turns from the first question on (see `mux.rs`).
+//!
+//! `never` gives every session its own process; `always` shares and relies on turns alone. Requests of
+//! 2026-07-28 have no session and nothing is asked of them, so that one process serves them all.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hms_core::{
+    Error, ErrorKind, Result,
+    clock::{Mono, SharedClock},
+};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::{
+    link::Launch,
+    message::Message,
+    modern,
+    mux::Mux,
+    session::Session,
+    unit::{Greeting, Hello, Key, Unit, own_meta},
+};
+
+/// Pages of `tools/list` that are read at most.
+const PAGES: usize = 100;
+
+/// Whether clients share a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Share {
+    /// Where it can be told apart for certain what belongs to whom.
+    #[default]
+    Auto,
+    /// A process for every session.
+    Never,
+    /// One process for all that agree on the protocol.
+    Always,
+}
+
+/// What a pool may hold.
+#[derive(Debug, Clone)]
+pub(super) struct Limits {
+    /// Processes that run at the same time, over all servers.
+    pub(super) servers: usize,
+    /// Sessions, over all servers.
+    pub(super) sessions: usize,
+    /// After how long without a client's request a process is stopped.
+    pub(super) idle: Duration,
+    /// After how long without a request or an open stream a session is forgotten.
+    pub(super) session_idle: Duration,
+}
+
+/// Everything that all servers of a pool have in common.
+pub(super) struct Common {
+    /// What may be held.
+    pub(super) limits: Limits,
+    /// Where time comes from.
+    pub(super) clock: SharedClock,
+    hosted: Mutex<Vec<std::sync::Weak<Hosted>>>,
+    next: AtomicU64,
+    changed: Notify,
+    starting: tokio::sync::Mutex<()>,
+}
+
+impl Common {
+    /// For a pool with these limits.
+    pub(super) fn new(limits: Limits, clock: SharedClock) -> Arc<Self> {
+        let (hosted, next, changed) = (Mutex::default(), AtomicU64::new(1), Notify::new());
+        Arc::new(Self { limits, clock, hosted, next, changed, starting: tokio::sync::Mutex::default() })
+    }
+
+    fn all(&self) -> Vec<Arc<Hosted>> {
+        let hosted = self.hosted.lock().unwrap_or_else(PoisonError::into_inner);
+        hosted.iter().filter_map(std::sync::Weak::upgrade).collect()
+    }
+
+    fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes room for one more process: at the limit the one that was idle for longest is stopped.
+    fn make_room(&self, for_unit: &Arc<Unit>) -> Result<()> {
+        if for_unit.running() {
+            return Ok(());
+        }
+        let mut running: Vec<(Arc<Hosted>, Arc<Unit>)> = Vec::new();
+        for hosted in self.all() {
+            let units = hosted.lock().units.clone();
+            running.extend(units.into_iter().filter(|u| u.running()).map(|u| (hosted.clone(), u)));
+        }
+        if running.len() < self.limits.servers {
+            return Ok(());
+        }
+        running.sort_by_key(|(_, unit)| unit.used());
+        let idle = running.iter().find(|(hosted, unit)| hosted.may_stop(unit));
+        let Some((_, unit)) = idle else {
+            return Err(Error::new(
+                ErrorKind::QueueFull,
+                format!("all {} server processes that may run are busy", self.limits.servers),
+            )
+            .hint("try again, or raise --max-servers"));
+        };
+        unit.stop("it was stopped to make room for another server");
+        Ok(())
+    }
+
+    /// Stops what is idle and forgets sessions nobody comes back to, for ever.
+    pub(super) async fn tidy(self: Arc<Self>) {
+        loop {
+            let changed = self.changed.notified();
+            let now = self.clock.now();
+            let due = self.all().iter().filter_map(|h| h.tidy(now)).min();
+            match due {
+                Some(due) => tokio::select! {
+                    () = self.clock.sleep_until(due) => {}
+                    () = changed => {}
+                },
+                None => changed.await,
+            }
+        }
+    }
+}
+
+/// A configured server.
+pub(super) struct Hosted {
+    /// Its name.
+    pub(super) name: String,
+    share: Share,
+    stateful: bool,
+    launcher: Arc<dyn Launch>,
+    common: Arc<Common>,
+    tasks: AtomicBool,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    units: Vec<Arc<Unit>>,
+    sessions: HashMap<String, Arc<Session>>,
+}
+
+/// What an `initialize` led to.
+pub(super) enum Opened {
+    /// A session, and the server's answer.
+    Session(Arc<Session>, Arc<Hello>),
+    /// The server's error.
+    Refused(Value),
+}
+
+impl Hosted {
+    /// A server of a pool. A *stateful* one keeps what a client did, and is not stopped while it has clients.
+    pub(super) fn new(
+        name: &str,
+        share: Share,
+        stateful: bool,
+        launcher: Arc<dyn Launch>,
+        common: &Arc<Common>,
+    ) -> Arc<Self> {
+        let (name, common, tasks, inner) = (name.into(), common.clone(), AtomicBool::new(false), Mutex::default());
+        let hosted = Arc::new(Self { name, share, stateful, launcher, common, tasks, inner });
+        hosted.common.hosted.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&hosted));
+        hosted
+    }
+
+    /// The session with this id.
+    pub(super) fn session(&self, id: &str) -> Option<Arc<Session>> {
+        let session = self.lock().sessions.get(id).cloned()?;
+        session.touch(self.common.clock.now());
+        Some(session)
+    }
+
+    /// Opens a session with a client's `initialize`.
+    ///
+    /// # Errors
+    /// When there are too many, or the server cannot be started.
+    pub(super) async fn open(&self, initialize: &Message) -> Result<Opened> {
+        let params: Value = initialize.params().and_then(|p| serde_json::from_str(p).ok()).unwrap_or_default();
+        let held: usize = self.common.all().iter().map(|h| h.lock().sessions.len()).sum();
+        if held >= self.common.limits.sessions {
+            return Err(Error::new(ErrorKind::QueueFull, format!("the pool holds {held} sessions already"))
+                .hint("end one, or raise --max-sessions"));
+        }
+        let unit = self.unit_for(&params);
+        let seat = self.common.number();
+        let session = Session::new(seat, unit.clone(), self.common.clock.now())?;
+        unit.with(|mux| mux.sit(seat, session.news()));
+        let greeting = match self.room_for(&unit).await {
+            Ok(()) => unit.greet(params).await,
+            Err(e) => Err(e),
+        };
+        match greeting {
+            Ok(Greeting::Welcome(hello)) => {
+                let declared = hello.value.pointer("/capabilities/tasks").is_some_and(|t| !t.is_null());
+                self.tasks.fetch_or(declared, Ordering::Relaxed);
+                let version = hello.value.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
+                session.agreed(version);
+                self.lock().sessions.insert(session.id.clone(), session.clone());
+                self.common.changed.notify_one();
+                Ok(Opened::Session(session, hello))
+            }
+            Ok(Greeting::Refused(error)) => {
+                self.leave(&session);
+                Ok(Opened::Refused(error))
+            }
+            Err(e) => {
+                self.leave(&session);
+                Err(e)
+            }
+        }
+    }
+
+    /// Ends a session. Says whether there was one.
+    pub(super) fn close(&self, id: &str) -> bool {
+        let session = self.lock().sessions.remove(id);
+        if let Some(session) = &session {
+            self.leave(session);
+        }
+        session.is_some()
+    }
+
+    fn leave(&self, session: &Session) {
+        session.unit.with(|mux| mux.leave(session.seat));
+        session.end();
+        let alone = session.unit.alone && session.unit.peek(Mux::seats) == 0;
+        if alone || session.unit.hello().is_none() {
+            self.remove(&session.unit, "its client has gone");
+        }
+        self.common.changed.notify_one();
+    }
+
+    fn remove(&self, unit: &Arc<Unit>, why: &str) {
+        if unit.peek(Mux::seats) == 0 {
+            self.lock().units.retain(|u| !Arc::ptr_eq(u, unit));
+            unit.stop(why);
+        }
+    }
+
+    /// The process that a client of these parameters shares, or a new one.
+    fn unit_for(&self, params: &Value) -> Arc<Unit> {
+        let version = params.get("protocolVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let capabilities = params.get("capabilities").cloned().unwrap_or_else(|| json!({}));
+        let can = |what: &str| capabilities.get(what).is_some_and(|c| !c.is_null());
+        let mut inner = self.lock();
+        let asks = || inner.units.iter().any(|u| u.peek(Mux::asked));
+        let alone = match self.share {
+            Share::Always => false,
+            Share::Never => true,
+            Share::Auto => {
+                can("roots")
+                    || self.tasks.load(Ordering::Relaxed)
+                    || ((can("sampling") || can("elicitation")) && asks())
+            }
+        };
+        let key = Key::Legacy { version, capabilities };
+        if !alone && let Some(unit) = inner.units.iter().find(|u| !u.alone && u.key == key) {
+            return unit.clone();
+        }
+        let (number, clock) = (self.common.number(), self.common.clock.clone());
+        let unit = Unit::new(number, key, alone, self.launcher.clone(), clock);
+        inner.units.push(unit.clone());
+        unit
+    }
+
+    /// The process for requests without a session, greeted.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(super) async fn modern(&self) -> Result<(Arc<Unit>, Greeting)> {
+        let unit = {
+            let mut inner = self.lock();
+            match inner.units.iter().find(|u| u.key == Key::Modern) {
+                Some(unit) => unit.clone(),
+                None => {
+                    let (number, clock) = (self.common.number(), self.common.clock.clone());
+                    let unit = Unit::new(number, Key::Modern, false, self.launcher.clone(), clock);
+                    inner.units.push(unit.clone());
+                    unit
+                }
+            }
+        };
+        if let Some(hello) = unit.hello() {
+            return Ok((unit, Greeting::Welcome(hello)));
+        }
+        self.room_for(&unit).await?;
+        let greeting = unit.greet(own_meta(modern::VERSION)).await?;
+        self.common.changed.notify_one();
+        Ok((unit, greeting))
+    }
+
+    /// Makes sure that a process may be started for `unit`.
+    ///
+    /// # Errors
+    /// When as many as may run are busy.
+    pub(super) async fn room_for(&self, unit: &Arc<Unit>) -> Result<()> {
+        if unit.running() {
+            return Ok(());
+        }
+        let _one = self.common.starting.lock().await;
+        self.common.make_room(unit)
+    }
+
+    /// Checks the headers that repeat a tool's parameters, reading the list of tools where it has to.
+    ///
+    /// # Errors
+    /// What to refuse the call with.
+    pub(super) async fn check_parameters(
+        &self,
+        unit: &Arc<Unit>,
+        headers: &hyper::HeaderMap,
+        call: &Message,
+    ) -> Result<(), modern::Refusal> {
+        let mut known = unit.tools.lock().await;
+        let fresh = unit.take_tools_stale() || known.is_none();
+        if fresh {
+            *known = tools(unit).await;
+        }
+        let checked = known.as_ref().map_or(Ok(()), |tools| tools.check(headers, call));
+        if checked.is_ok() || fresh {
+            return checked;
+        }
+        // The list may have changed without a word: nothing is refused by an old one.
+        *known = tools(unit).await;
+        known.as_ref().map_or(Ok(()), |tools| tools.check(headers, call))
+    }
+
+    fn may_stop(&self, unit: &Arc<Unit>) -> bool {
+        let (busy, seats) = unit.peek(|m| (m.busy() || m.subscribed(), m.seats()));
+        !busy && (!self.stateful || seats == 0)
+    }
+
+    /// Stops what is idle; returns when the next thing may be.
+    fn tidy(&self, now: Mono) -> Option<Mono> {
+        let (sessions, units) = {
+            let inner = self.lock();
+            (inner.sessions.values().cloned().collect::<Vec<_>>(), inner.units.clone())
+        };
+        let limits = &self.common.limits;
+        let mut due = Vec::new();
+        for session in sessions {
+            match session.idle_since(now) {
+                Some(since) if now >= since + limits.session_idle => drop(self.close(&session.id)),
+                Some(since) => due.push(since + limits.session_idle),
+                None => due.push(now + limits.session_idle),
+            }
+        }
+        for unit in units {
+            let at = unit.used() + limits.idle;
+            if unit.running() && now >= at && self.may_stop(&unit) {
+                tracing::debug!(server = self.name, unit = unit.number, "a server is idle and is stopped");
+                unit.stop("it was idle and was stopped");
+            } else if unit.running() {
+                due.push(at.max(now + limits.idle / 4));
+            }
+            if !unit.running() && unit.key != Key::Modern {
+                self.remove(&unit, "nobody uses it");
+            }
+        }
+        due.into_iter().min()
+    }
+
+    /// Ends everything and waits until no process is left.
+    pub(super) async fn shut(&self) {
+        let (sessions, units) = {
+            let mut inner = self.lock();
+            (std::mem::take(&mut inner.sessions), std::mem::take(&mut inner.units))
+        };
+        sessions.values().for_each(|s| s.end());
+        units.iter().for_each(|u| u.stop("the pool is stopping"));
+        for unit in units {
+            unit.stopped().await;
+        }
+    }
+
+    /// What there is at the moment, for people and programs.
+    pub(super) fn status(&self) -> Value {
+        let inner = self.lock();
+        let running = inner.units.iter().filter(|u| u.running()).count();
+        let in_flight: usize = inner.units.iter().map(|u| u.peek(Mux::in_flight)).sum();
+        let unclaimed: u64 = inner.units.iter().map(|u| u.peek(Mux::unclaimed)).sum();
+        json!({
+            "name": self.name,
+            "processes": running,
+            "sessions": inner.sessions.len(),
+            "in_flight": in_flight,
+            "unclaimed": unclaimed,
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The whole list of tools; `None` when the server does not give it.
+async fn tools(unit: &Arc<Unit>) -> Option<modern::Tools> {
+    let mut all = modern::Tools::default();
+    let mut params = own_meta(modern::VERSION);
+    for _ in 0..PAGES {
+        let answer = unit.ask("tools/list", Some(&params)).await.ok()?;
+        let page: Value = serde_json::from_str(answer.result()?).ok()?;
+        match all.add(&page) {
+            Some(cursor) => params["cursor"] = cursor.into(),
+            None => break,
+        }
+    }
+    Some(all)
+}

@@ -1,0 +1,101 @@
+//! A supervised server as a conversation of lines: the bridge from a pool's tasks to the threads of `server`.
+
+use std::{
+    fs::File,
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+    time::Duration,
+};
+
+use hms_core::{Error, Result, clock::Rng};
+use tokio::sync::mpsc;
+
+use super::link::{Launch, Line, Link, Said};
+use crate::{
+    relay::Settings,
+    server::{self, Client, Program, Supervised},
+};
+
+/// Lines of a server that may wait for the pool.
+const LINES: usize = 256;
+/// How long a server may take to end by itself.
+const GRACE: Duration = Duration::from_millis(700);
+const STACK: usize = 256 << 10;
+
+/// A server that is started by its command line.
+pub(super) struct Command {
+    /// What is started.
+    pub(super) program: Program,
+    /// How it is supervised.
+    pub(super) settings: Settings,
+    /// The program of our command line, for the guard.
+    pub(super) hms: Option<PathBuf>,
+    /// Where its standard error goes.
+    pub(super) stderr: File,
+}
+
+impl Launch for Command {
+    fn launch(&self) -> Result<Link> {
+        let (to, mut lines) = mpsc::unbounded_channel::<Line>();
+        let (said, from) = mpsc::channel(LINES);
+        let stderr = self.stderr.try_clone().map_err(|e| Error::io("standard error", &e))?;
+        let launch = server::Launch {
+            program: Program { id: Rng::from_os().token(12), ..self.program.clone() },
+            settings: self.settings.clone(),
+            hms: self.hms.clone(),
+            memory_file: None,
+            grace: GRACE,
+            reporter: None,
+            stderr: Some(stderr),
+            remarks: true,
+        };
+        let sink = Arc::new(Sink { part: Mutex::default(), said: said.clone() });
+        let supervised = Arc::new(Supervised::start(launch, sink)?);
+        let writer = supervised.clone();
+        let write = move || {
+            while let Some(mut line) = lines.blocking_recv() {
+                line.text.push('\n');
+                writer.hear(line.text.as_bytes());
+            }
+            writer.close(0);
+        };
+        let started = thread::Builder::new().name("mcp pool".into()).stack_size(STACK).spawn(write);
+        started.map_err(|e| Error::io("starting a thread", &e))?;
+        tokio::spawn(async move {
+            let code = supervised.ended().await;
+            // The pool may be gone itself by now.
+            let _ = said.send(Said::Over(format!("the server ended with code {code}"))).await;
+        });
+        Ok(Link { to, from })
+    }
+}
+
+/// Cuts what comes for the client into lines.
+struct Sink {
+    part: Mutex<Vec<u8>>,
+    said: mpsc::Sender<Said>,
+}
+
+impl Client for Sink {
+    fn write(&self, bytes: &[u8]) -> io::Result<()> {
+        let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
+        for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            part.extend_from_slice(piece);
+            if piece.last() != Some(&b'\n') {
+                continue;
+            }
+            let line = std::mem::take(&mut *part);
+            match String::from_utf8(line) {
+                Ok(line) if line.trim().is_empty() => {}
+                Ok(line) => {
+                    let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+                    self.said.blocking_send(Said::Line(line)).map_err(gone)?;
+                }
+                Err(e) => tracing::warn!(bytes = e.as_bytes().len(), "the server wrote a line that is not UTF-8"),
+            }
+        }
+        Ok(())
+    }
+}
