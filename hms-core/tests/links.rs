@@ -237,9 +237,9 @@ async fn a_peer_learns_which_version_is_asked_and_that_nobody_waits_any_more() {
     let mut swallowed = raw.runs.swallowed.subscribe();
     let run = {
         let client = client.clone();
-        tokio::spawn(async move {
-            client.run("peer wait", json!({}), Caller::default(), |_: Update| {}).await
-        })
+        tokio::spawn(
+            async move { client.run("peer wait", json!({}), Caller::default(), |_: Update| {}).await },
+        )
     };
     soon("the command", swallowed.wait_for(|n| *n == 1)).await.unwrap();
     run.abort();

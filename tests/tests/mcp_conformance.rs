@@ -108,7 +108,8 @@ impl Kit {
                 match line.strip_prefix("Total: ") {
                     Some(_) => verdict.total = counts,
                     None => {
-                        let name = line.trim_start_matches(['✓', '✗', ' ']).split(':').next().unwrap_or_default();
+                        let name =
+                            line.trim_start_matches(['✓', '✗', ' ']).split(':').next().unwrap_or_default();
                         verdict.scenarios.insert(name.to_owned(), counts);
                     }
                 }
@@ -140,7 +141,8 @@ impl Kit {
     fn pool(&self, home: &Home, before: &[&str]) -> Pool {
         // The suite's reconnection scenario wants a server that hangs up on a long call; on stdio the server
         // itself cannot, so the pool does.
-        let options = ["mcp", "pool", "--listen", "127.0.0.1:0", "--token", "none", "--poll-after", "100ms", "--"];
+        let options =
+            ["mcp", "pool", "--listen", "127.0.0.1:0", "--token", "none", "--poll-after", "100ms", "--"];
         let mut command = home.command(&options);
         command.args(before).arg(text(&self.python)).args(["-c", STDIO]).current_dir(&self.server);
         Pool::run(command)

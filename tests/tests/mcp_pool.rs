@@ -52,15 +52,22 @@ fn clients_share_a_process_and_see_only_their_own() {
         assert_eq!(progress["params"], json!({ "progressToken": 7, "progress": text(file) }));
     }
     // Client 1 cancels *its* request 7.
-    let cancelled = json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 7 } });
+    let cancelled =
+        json!({ "jsonrpc": "2.0", "method": "notifications/cancelled", "params": { "requestId": 7 } });
     assert_eq!(one.post(&cancelled).status, 202);
     let [cancelled, going_on] = waiting;
     assert!(cancelled.messages().is_empty(), "a cancelled request has no answer");
     fs::write(&second, "").unwrap();
     let answer = going_on.answer();
-    assert_eq!((&answer["id"], &answer["result"]["content"][0]["text"]), (&json!(7), &json!(format!("waited for {}", text(&second)))));
+    assert_eq!(
+        (&answer["id"], &answer["result"]["content"][0]["text"]),
+        (&json!(7), &json!(format!("waited for {}", text(&second))))
+    );
     let status = pool.status();
-    assert_eq!((&status["processes"], &status["sessions"], &status["in_flight"]), (&json!(1), &json!(2), &json!(0)));
+    assert_eq!(
+        (&status["processes"], &status["sessions"], &status["in_flight"]),
+        (&json!(1), &json!(2), &json!(0))
+    );
 }
 
 #[test]
@@ -159,7 +166,8 @@ fn nothing_is_left_when_the_pool_ends_or_is_killed() {
     let home = Home::new();
     for kill in [false, true] {
         let mut pool = pool(&home, &["--share", "never"]);
-        let pids: Vec<i32> = (0..3).map(|_| open(&pool).result(json!(1), "whoami", "").parse().unwrap()).collect();
+        let pids: Vec<i32> =
+            (0..3).map(|_| open(&pool).result(json!(1), "whoami", "").parse().unwrap()).collect();
         if kill {
             let pid = rustix::process::Pid::from_raw(pool.pid() as i32).unwrap();
             rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
@@ -180,7 +188,8 @@ fn only_who_knows_the_token_and_is_no_web_page_comes_in() {
     assert_eq!((mode & 0o777, token.trim().len()), (0o600, 48));
     let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
         "protocolVersion": VERSION, "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } } });
-    let status = |headers: &[(&str, &str)]| pool.client().send("POST", headers, Some(&initialize.to_string())).status;
+    let status =
+        |headers: &[(&str, &str)]| pool.client().send("POST", headers, Some(&initialize.to_string())).status;
     let bearer = format!("Bearer {}", token.trim());
     assert_eq!(status(&[]), 401);
     assert_eq!(status(&[("Authorization", "Bearer wrong")]), 401);
@@ -211,15 +220,21 @@ fn a_session_is_known_by_its_secret_alone_and_ends_when_told() {
     assert_eq!(client.send("POST", &[], Some("{")).json()["error"]["code"], -32700);
     assert_eq!(client.send("POST", &[], Some("[]")).json()["error"]["code"], -32600);
     assert_eq!(client.send("POST", &[], Some(&format!("[{list}]"))).status, 400, "2025-11-25 has no batches");
-    let large = json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": { "x": "y".repeat(70_000) } });
+    let large =
+        json!({ "jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": { "x": "y".repeat(70_000) } });
     assert_eq!(client.post(&large).status, 413);
     assert_eq!(client.send("PUT", &[], None).status, 405);
     assert_eq!(client.send("DELETE", &[], None).status, 200);
     assert_eq!(client.post(&list).status, 404);
     let batch = pool.client().open("2025-03-26", json!({}));
-    let two = json!([list, { "jsonrpc": "2.0", "id": "b", "method": "ping" }, { "jsonrpc": "2.0", "method": "x" }]);
-    let mut ids: Vec<String> =
-        batch.send("POST", &[], Some(&two.to_string())).messages().iter().map(|m| m["id"].to_string()).collect();
+    let two =
+        json!([list, { "jsonrpc": "2.0", "id": "b", "method": "ping" }, { "jsonrpc": "2.0", "method": "x" }]);
+    let mut ids: Vec<String> = batch
+        .send("POST", &[], Some(&two.to_string()))
+        .messages()
+        .iter()
+        .map(|m| m["id"].to_string())
+        .collect();
     ids.sort();
     assert_eq!(ids, ["\"b\"", "1"]);
 }
@@ -330,8 +345,17 @@ impl Upstream {
 
     fn up(&mut self) {
         let (server, listen) = (server(), format!("127.0.0.1:{}", self.port));
-        let mut command: Command =
-            self.home.command(&["mcp", "pool", "--listen", &listen, "--token", "none", "--", "python3", text(&server)]);
+        let mut command: Command = self.home.command(&[
+            "mcp",
+            "pool",
+            "--listen",
+            &listen,
+            "--token",
+            "none",
+            "--",
+            "python3",
+            text(&server),
+        ]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         self.child = Some(command.spawn().unwrap());
     }
@@ -386,7 +410,8 @@ fn several_servers_come_from_a_client_s_file_or_the_configuration() {
     let entry = json!({ "command": "python3", "args": [text(&server)], "env": { "X": "1" } });
     let file = home.file("mcp.json");
     let off = json!({ "command": "nothing-of-the-kind", "disabled": true });
-    fs::write(&file, json!({ "mcpServers": { "one": entry, "two": entry, "off": off } }).to_string()).unwrap();
+    fs::write(&file, json!({ "mcpServers": { "one": entry, "two": entry, "off": off } }).to_string())
+        .unwrap();
     let pool = Pool::start(&home, &["--config", text(&file)]);
     let at = |path: &str| McpClient { path: path.into(), ..pool.client() };
     let pid = |path: &str| at(path).open(VERSION, json!({})).result(json!(1), "whoami", "");
@@ -412,6 +437,9 @@ fn a_server_that_cannot_be_started_is_an_error_that_says_so() {
     let reply = pool.client().post(&initialize);
     assert_eq!(reply.status, 502);
     let body = reply.json();
-    assert!(body["id"] == 1 && body["error"]["message"].as_str().unwrap().contains("there-is-no-such-program"), "{body}");
+    assert!(
+        body["id"] == 1 && body["error"]["message"].as_str().unwrap().contains("there-is-no-such-program"),
+        "{body}"
+    );
     assert_eq!(pool.status()["sessions"], 0);
 }

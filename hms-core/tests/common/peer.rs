@@ -229,9 +229,9 @@ impl PeerHandler for Runs {
                 self.lives().remove(id);
                 Ok(Value::Null)
             }
-            "service.invoke" => Ok(
-                json!({"method": params["method"], "args": params["args"], "version": params["version"]}),
-            ),
+            "service.invoke" => {
+                Ok(json!({"method": params["method"], "args": params["args"], "version": params["version"]}))
+            }
             "command.invoke" => Ok(json!({"from": "the peer", "args": params["args"]})),
             _ => Err(Error::new(ErrorKind::NotSupported, method.to_owned())),
         }

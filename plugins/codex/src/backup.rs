@@ -43,6 +43,9 @@ pub(crate) struct Record {
     pub(crate) saved: Vec<Saved>,
     /// What `notify` said, where it was changed; empty: there was none.
     pub(crate) notify: Option<String>,
+    /// Whether what is installed may start a host.
+    #[serde(default)]
+    pub(crate) starts_host: bool,
     /// When, in milliseconds since the Unix epoch.
     pub(crate) at_ms: u64,
     /// The version that did it.

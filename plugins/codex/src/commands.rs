@@ -46,11 +46,11 @@ fn config_property() -> Value {
 }
 
 fn host_property() -> Value {
-    json!({"type": "string", "enum": ["auto", "never"], "default": "never",
-        "description": "auto: a host is started when there is none, so that servers and sessions are always seen; never: one that runs is told"})
+    json!({"type": "string", "enum": ["auto", "never"],
+        "description": "auto: a host is started when there is none, so that servers and sessions are always seen; never (the default, until said otherwise once): one that runs is told"})
 }
 
-fn site(cx: &CommandContext, starts_host: bool) -> Result<Site> {
+fn site(cx: &CommandContext, starts_host: Option<bool>) -> Result<Site> {
     let (surroundings, places) = (cx.surroundings()?, Places::of(&cx.caller)?);
     let hms = Hms::of(surroundings, &places, starts_host)?;
     Ok(Site { hms, records: Records::of(&surroundings.home), places })
@@ -122,7 +122,8 @@ struct Install {
     trust_hooks: bool,
     #[serde(default)]
     dry_run: bool,
-    host: String,
+    #[serde(default)]
+    host: Option<String>,
 }
 
 fn install_spec() -> CommandSpec {
@@ -175,7 +176,7 @@ fn changes_view(more: &[(&str, &str, Format)]) -> View {
 }
 
 async fn install(cx: CommandContext, args: Install) -> Result<Value> {
-    let site = site(&cx, args.host == "auto")?;
+    let site = site(&cx, args.host.as_deref().map(|host| host == "auto"))?;
     let choices = Choices {
         wrap: args.wrap,
         plugin: args.plugin,
@@ -240,7 +241,7 @@ fn uninstall_spec() -> CommandSpec {
 }
 
 async fn uninstall(cx: CommandContext, args: Uninstall) -> Result<Value> {
-    let site = site(&cx, false)?;
+    let site = site(&cx, None)?;
     blocking(move || {
         let clients = clients::chosen(&args.client, &site.places)?;
         one_file(&clients, args.config.is_some())?;
@@ -301,7 +302,7 @@ fn status_spec() -> CommandSpec {
 }
 
 async fn status(cx: CommandContext, args: Where) -> Result<Value> {
-    let site = site(&cx, false)?;
+    let site = site(&cx, None)?;
     blocking(move || {
         let clients = clients::chosen(&args.client, &site.places)?;
         one_file(&clients, args.config.is_some())?;
@@ -347,7 +348,7 @@ fn doctor_spec() -> CommandSpec {
 
 async fn examine(cx: CommandContext, args: Where) -> Result<Value> {
     let surroundings = cx.surroundings()?;
-    let site = site(&cx, false)?;
+    let site = site(&cx, None)?;
     let clients = clients::chosen(&args.client, &site.places)?;
     let found = doctor::run(surroundings, site, clients).await?;
     if found["ill"] == true {
@@ -390,7 +391,7 @@ fn shim_spec() -> CommandSpec {
 }
 
 async fn make_shim(cx: CommandContext, args: Shim) -> Result<Value> {
-    let site = site(&cx, false)?;
+    let site = site(&cx, None)?;
     let dir = args.dir;
     blocking(move || {
         if args.remove {

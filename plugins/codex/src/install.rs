@@ -50,6 +50,14 @@ pub(crate) struct Site {
     pub(crate) records: Records,
 }
 
+impl Site {
+    /// The same, where what is not decided is as it was installed before.
+    pub(crate) fn as_before(&self, record: Option<&Record>) -> Self {
+        let starts_host = record.is_some_and(|record| record.starts_host);
+        Self { hms: self.hms.as_before(starts_host), ..self.clone() }
+    }
+}
+
 /// One client's file.
 struct Target<'c> {
     client: &'c Client,
@@ -87,12 +95,14 @@ pub(crate) fn install(site: &Site, client: &Client, choices: &Choices) -> Result
         let target = Target::of(client, choices.config.as_deref(), &site.places);
         let old = backup::read(&target.file)?;
         let before = site.records.get(&target.file);
+        let site = &site.as_before(before.as_ref());
         let change = work_out(site, &target, choices, old.as_deref(), before.as_ref())?;
         let mut notes = notes(client, choices, &change);
+        let same_hooks = target.plugin.as_ref().is_some_and(|files| files.copied(&site.hms).1);
         if !choices.dry_run {
             apply(site, &target, old.as_deref(), before, &change)?;
             if change.plugin && target.plugin.is_some() {
-                notes.extend(trust(site, &target, choices)?);
+                notes.extend(trust(site, &target, choices, same_hooks)?);
             }
         }
         let new = if choices.dry_run {
@@ -270,6 +280,7 @@ fn apply(
         written: change.text.clone(),
         saved,
         notify: change.notify.clone(),
+        starts_host: site.hms.starts_host(),
         at_ms: SystemClock::shared().wall_ms(),
         version: VERSION.to_owned(),
         backup: None,
@@ -314,12 +325,18 @@ fn without_line_end(text: &str, original: &str) -> String {
 
 /// Codex runs a plugin's hooks once somebody trusts them. Asked to, Codex is told
 /// that they are.
-fn trust(site: &Site, target: &Target<'_>, choices: &Choices) -> Result<Vec<String>> {
+fn trust(site: &Site, target: &Target<'_>, choices: &Choices, same_hooks: bool) -> Result<Vec<String>> {
     let review = "open Codex and run /hooks to review and trust the hooks of the plugin; until then it has no events of sessions and tools";
     if !choices.trust {
         let text = backup::read(&target.file)?.unwrap_or_default();
         let there = edit::plugin_entries(&target.file, &text, ID)?;
-        return Ok(if there.trusted.is_empty() { vec![review.to_owned()] } else { Vec::new() });
+        return Ok(match (there.trusted.is_empty(), same_hooks) {
+            (true, _) => vec![review.to_owned()],
+            (false, false) => {
+                vec![format!("the hooks of the plugin changed, and were trusted as they were: {review}")]
+            }
+            (false, true) => Vec::new(),
+        });
     }
     let Some(codex) = site.places.real_codex() else {
         return Ok(vec![format!("there is no codex on PATH that could name the hooks: {review}")]);
@@ -419,6 +436,8 @@ pub(crate) fn uninstall(site: &Site, client: &Client, config: Option<&Path>, dry
 /// `invalid-config` for a malformed file.
 pub(crate) fn status(site: &Site, client: &Client, config: Option<&Path>) -> Result<Value> {
     let target = Target::of(client, config, &site.places);
+    let record = site.records.get(&target.file);
+    let site = &site.as_before(record.as_ref());
     let text = backup::read(&target.file)?;
     let there = text.is_some();
     let text = text.unwrap_or_default();
@@ -444,7 +463,6 @@ pub(crate) fn status(site: &Site, client: &Client, config: Option<&Path>) -> Res
             Some(if ours { "server" } else { "no" }.to_owned())
         }
     };
-    let record = site.records.get(&target.file);
     Ok(json!({
         "client": client.id,
         "title": client.title,

@@ -41,8 +41,8 @@ pub(crate) struct Hms {
     pub(crate) program: PathBuf,
     /// The home, unless it is the one that an empty environment leads to.
     pub(crate) home: Option<PathBuf>,
-    /// Whether what is installed may start a host.
-    pub(crate) starts_host: bool,
+    /// Whether what is installed may start a host; `None`: as it was installed before, else not.
+    pub(crate) starts_host: Option<bool>,
 }
 
 impl Places {
@@ -95,7 +95,11 @@ impl Hms {
     ///
     /// # Errors
     /// `not-found` when another program runs the command and there is no `codex-hms` on `PATH`.
-    pub(crate) fn of(surroundings: &Surroundings, places: &Places, starts_host: bool) -> Result<Self> {
+    pub(crate) fn of(
+        surroundings: &Surroundings,
+        places: &Places,
+        starts_host: Option<bool>,
+    ) -> Result<Self> {
         let running = surroundings.attach.start.as_ref().map(|start| start.program.clone());
         let program = match running.filter(|program| is_hms(program.as_os_str())) {
             Some(program) => stable(&program, places),
@@ -105,6 +109,16 @@ impl Hms {
             })?,
         };
         Ok(Self { program, home: unusual(&surroundings.home, &places.user), starts_host })
+    }
+
+    /// The same, where what is not decided is as it was.
+    pub(crate) fn as_before(&self, starts_host: bool) -> Self {
+        Self { starts_host: Some(self.starts_host.unwrap_or(starts_host)), ..self.clone() }
+    }
+
+    /// Whether what is installed may start a host.
+    pub(crate) fn starts_host(&self) -> bool {
+        self.starts_host.unwrap_or(false)
     }
 
     /// The program's path as text.

@@ -208,7 +208,7 @@ fn hooks(hms: &Hms) -> Result<Value> {
 pub(crate) fn hook_words(hms: &Hms) -> Result<Vec<String>> {
     let mut words = hms.words()?;
     words.extend(["codex", "hook"].map(String::from));
-    if hms.starts_host {
+    if hms.starts_host() {
         words.extend(["--host", "auto"].map(String::from));
     }
     Ok(words)

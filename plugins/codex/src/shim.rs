@@ -89,7 +89,7 @@ pub(crate) fn make(places: &Places, hms: &Hms, folder: Option<&Path>) -> Result<
         notes.push("there is no real codex on PATH yet; the shim looks for it each time".into());
     }
     Ok(
-        json!({"shim": file, "real": real, "program": hms.program, "active": notes.is_empty(), "notes": notes}),
+        json!({"shim": file, "real": real, "program": hms.program, "active": notes.is_empty(), "notes": told(&notes)}),
     )
 }
 
@@ -116,7 +116,12 @@ pub(crate) fn remove(places: &Places, folder: Option<&Path>) -> Result<Value> {
     if removed.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, "there is no shim to remove"));
     }
-    Ok(json!({"removed": removed, "notes": []}))
+    Ok(json!({"removed": removed, "notes": null}))
+}
+
+/// No notes are none, for the view.
+fn told(notes: &[String]) -> Value {
+    if notes.is_empty() { Value::Null } else { json!(notes) }
 }
 
 fn script(program: &Path, known: &Path) -> String {

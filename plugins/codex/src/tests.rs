@@ -47,7 +47,7 @@ impl Lab {
         };
         let home = dir.path().join("home");
         fs::create_dir(&home).expect("the folder is ours");
-        let hms = Hms { program, home: Some(home.clone()), starts_host: false };
+        let hms = Hms { program, home: Some(home.clone()), starts_host: None };
         Self { site: Site { places, hms, records: Records::of(&home) }, dir }
     }
 
@@ -212,18 +212,49 @@ fn what_the_user_and_codex_changed_since_stays() {
     lab.install(codex, &wrap());
     let mut now = fs::read_to_string(&file).expect("it is there");
     now = now.replace("gpt-5", "gpt-6");
-    now.push_str("\n[hooks.state.\"hms@hms:hooks/hooks.json:stop:0:0\"]\ntrusted_hash = \"sha256:1\"\n");
+    now.push_str("\n[hooks.state]\n\n[hooks.state.\"hms@hms:hooks/hooks.json:stop:0:0\"]\ntrusted_hash = \"sha256:1\"\n");
     now.push_str("\n[hooks.state.\"other@x:hooks/hooks.json:stop:0:0\"]\ntrusted_hash = \"sha256:2\"\n");
     fs::write(&file, &now).expect("it is ours");
     assert_eq!(lab.install(codex, &Choices::default())["wrapped"], json!([]));
     let done = lab.uninstall(codex);
     assert_eq!(done["how"], "restored", "to what the second installation found");
     let expected = format!(
-        "{}\n\n[hooks.state.\"other@x:hooks/hooks.json:stop:0:0\"]\ntrusted_hash = \"sha256:2\"\n",
+        "{}\n\n[hooks.state]\n\n[hooks.state.\"other@x:hooks/hooks.json:stop:0:0\"]\ntrusted_hash = \"sha256:2\"\n",
         CONFIG.replace("gpt-5", "gpt-6")
     );
     let after = fs::read_to_string(&file).expect("it is there");
     assert_eq!(after, expected);
+}
+
+#[test]
+fn what_codex_remembers_of_our_hooks_goes_with_them() {
+    let lab = Lab::new();
+    let codex = client("codex");
+    let file = lab.write(codex, CONFIG);
+    lab.install(codex, &Choices::default());
+    let mut now = fs::read_to_string(&file).expect("it is there");
+    now.push_str("\n[hooks.state]\n\n[hooks.state.\"hms@hms:hooks/hooks.json:stop:0:0\"]\ntrusted_hash = \"sha256:1\"\ntrusted_content_hash = \"sha256:2\"\n");
+    fs::write(&file, &now).expect("it is ours");
+    assert_eq!(lab.uninstall(codex)["how"], "edited");
+    assert_eq!(fs::read_to_string(&file).expect("it is there"), CONFIG);
+}
+
+#[test]
+fn whether_a_host_may_be_started_is_kept() {
+    let mut lab = Lab::new();
+    let codex = client("codex");
+    let file = lab.write(codex, CONFIG);
+    lab.site.hms.starts_host = Some(true);
+    lab.install(codex, &wrap());
+    let first = fs::read_to_string(&file).expect("it is there");
+    assert!(argv(Format::Toml, &file, "bare").windows(2).any(|two| two == ["--host", "auto"]));
+    lab.site.hms.starts_host = None;
+    assert_eq!(lab.install(codex, &Choices::default())["changed"], false);
+    let shown = status(&lab.site, codex, None).expect("it can be read");
+    assert_eq!(
+        (shown["plugin"].as_str(), fs::read_to_string(&file).expect("it is there")),
+        (Some("enabled, hooks not trusted"), first)
+    );
 }
 
 #[test]

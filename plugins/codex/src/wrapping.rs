@@ -62,7 +62,7 @@ fn outer(hms: &Hms, name: &str, server: &Stdio) -> Result<Vec<String>> {
     if let Some(timeout) = server.timeout {
         words.extend(["--hang-timeout".into(), duration::format(hang_timeout(timeout))]);
     }
-    if hms.starts_host {
+    if hms.starts_host() {
         words.extend(["--host", "auto"].map(String::from));
     }
     words.push("--".into());

@@ -61,7 +61,8 @@ fn of_client(
     let file = client.file(&site.places);
     let text = backup::read(&file)?.unwrap_or_default();
     let servers = client.format.servers(&file, &text)?;
-    let installed = site.records.get(&file).is_some();
+    let record = site.records.get(&file);
+    let (site, installed) = (&site.as_before(record.as_ref()), record.is_some());
     let mut bare = Vec::new();
     for server in &servers {
         let How::Stdio(stdio) = &server.how else { continue };

@@ -245,11 +245,25 @@ pub(crate) fn with_plugin(file: &Path, whole: &str, id: &str, source: &str) -> R
 pub(crate) fn without_plugin(file: &Path, whole: &str, id: &str) -> Result<String> {
     let there = plugin_entries(file, whole, id)?;
     let mut text = whole.to_owned();
-    for key in hook_states(file, &text, id)? {
-        text = without_table(file, &text, &["hooks", "state", &key])?;
+    let states = hook_states(file, &text, id)?;
+    for key in &states {
+        text = without_table(file, &text, &["hooks", "state", key])?;
+    }
+    if !states.is_empty() {
+        // Codex makes these around the first hook that is trusted.
+        text = without_empty(file, &text, &["hooks", "state"])?;
+        text = without_empty(file, &text, &["hooks"])?;
     }
     text = without_table(file, &text, &["plugins", id])?;
     without_table(file, &text, &["marketplaces", &there.marketplace])
+}
+
+/// The file without a table that has nothing in it.
+fn without_empty(file: &Path, whole: &str, way: &[&str]) -> Result<String> {
+    let parsed = parse(file, whole)?;
+    let found = way.iter().try_fold(parsed.document.as_item(), |item, key| item.as_table_like()?.get(key));
+    let empty = found.and_then(Item::as_table).is_some_and(|table| table.is_empty() && !table.is_implicit());
+    if empty { without_table(file, whole, way) } else { Ok(whole.to_owned()) }
 }
 
 fn hook_states(file: &Path, whole: &str, id: &str) -> Result<Vec<String>> {

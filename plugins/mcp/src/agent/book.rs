@@ -137,6 +137,12 @@ impl Book {
         self.forget(now);
     }
 
+    /// Somebody starts it on purpose: the wrapper counts its restarts anew, and so do we.
+    pub(super) fn forgive(&mut self) {
+        self.ended.clear();
+        self.troubled = None;
+    }
+
     fn forget(&mut self, now: Mono) {
         let old = |at: Mono| now.saturating_sub(at) > RECENT;
         while self.window.front().is_some_and(|calls| old(calls.at)) {

@@ -211,6 +211,7 @@ impl Link {
                 }
                 Found::Halted if !ordered => {
                     ordered = true;
+                    self.read(Book::forgive);
                     until = self.clock.now() + PATIENCE + OBEDIENCE;
                     self.order(Order::Start)?;
                     continue;

@@ -29,7 +29,12 @@ pub(super) struct Refused {
 
 impl Gate {
     /// The gate of a pool that listens at `address`.
-    pub(super) fn new(address: SocketAddr, token: Option<String>, hosts: &[String], origins: &[String]) -> Self {
+    pub(super) fn new(
+        address: SocketAddr,
+        token: Option<String>,
+        hosts: &[String],
+        origins: &[String],
+    ) -> Self {
         let mut all: Vec<String> = hosts.iter().map(|h| h.to_ascii_lowercase()).collect();
         if address.ip().is_loopback() || !hosts.is_empty() {
             all.extend(["localhost".into(), "127.0.0.1".into(), "[::1]".into(), bracketed(address)]);
@@ -65,7 +70,10 @@ impl Gate {
         if given.is_some_and(|(_, given)| same(given.trim(), token)) {
             return Ok(());
         }
-        Err(Refused { status: StatusCode::UNAUTHORIZED, why: "the header `Authorization: Bearer TOKEN` is missing or wrong" })
+        Err(Refused {
+            status: StatusCode::UNAUTHORIZED,
+            why: "the header `Authorization: Bearer TOKEN` is missing or wrong",
+        })
     }
 }
 
@@ -90,7 +98,8 @@ mod tests {
     use super::*;
 
     fn check(gate: &Gate, pairs: &[(&'static str, &str)]) -> u16 {
-        let headers: HeaderMap = pairs.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
+        let headers: HeaderMap =
+            pairs.iter().map(|(n, v)| (n.parse().unwrap(), v.parse().unwrap())).collect();
         gate.check(&headers).map_or_else(|r| r.status.as_u16(), |()| 200)
     }
 
@@ -105,7 +114,10 @@ mod tests {
         }
         let page = |origin| check(&gate, &[("host", "localhost"), ("origin", origin)]);
         assert_eq!((page("http://localhost:3000"), page("https://ok.example")), (200, 200));
-        assert_eq!((page("https://evil.example"), page("null"), page("https://ok.example:1")), (403, 403, 403));
+        assert_eq!(
+            (page("https://evil.example"), page("null"), page("https://ok.example:1")),
+            (403, 403, 403)
+        );
         let exposed = Gate::new("0.0.0.0:1".parse().unwrap(), None, &[], &[]);
         assert_eq!(check(&exposed, &[("host", "this.machine:80")]), 200);
     }

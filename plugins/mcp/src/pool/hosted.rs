@@ -169,7 +169,8 @@ impl Hosted {
         launcher: Arc<dyn Launch>,
         common: &Arc<Common>,
     ) -> Arc<Self> {
-        let (name, common, tasks, inner) = (name.into(), common.clone(), AtomicBool::new(false), Mutex::default());
+        let (name, common, tasks, inner) =
+            (name.into(), common.clone(), AtomicBool::new(false), Mutex::default());
         let hosted = Arc::new(Self { name, share, stateful, launcher, common, tasks, inner });
         hosted.common.hosted.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&hosted));
         hosted
@@ -187,7 +188,8 @@ impl Hosted {
     /// # Errors
     /// When there are too many, or the server cannot be started.
     pub(super) async fn open(&self, initialize: &Message) -> Result<Opened> {
-        let params: Value = initialize.params().and_then(|p| serde_json::from_str(p).ok()).unwrap_or_default();
+        let params: Value =
+            initialize.params().and_then(|p| serde_json::from_str(p).ok()).unwrap_or_default();
         let held: usize = self.common.all().iter().map(|h| h.lock().sessions.len()).sum();
         if held >= self.common.limits.sessions {
             return Err(Error::new(ErrorKind::QueueFull, format!("the pool holds {held} sessions already"))

@@ -96,7 +96,9 @@ impl Front {
                     let front = front.clone();
                     async move { Ok::<_, Infallible>(front.answer(request).await) }
                 });
-                let served = http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
+                let served = http1::Builder::new()
+                    .timer(TokioTimer::new())
+                    .serve_connection(TokioIo::new(stream), service);
                 if let Err(e) = served.await {
                     tracing::trace!(error = %e, "a connection ended early");
                 }
@@ -119,7 +121,10 @@ impl Front {
         }
         let Some((_, backend)) = self.routes.iter().find(|(route, _)| *route == path) else {
             let known: Vec<&str> = self.routes.iter().map(|(route, _)| route.as_str()).collect();
-            return problem(StatusCode::NOT_FOUND, &format!("there is no `{path}` here, only {}", known.join(", ")));
+            return problem(
+                StatusCode::NOT_FOUND,
+                &format!("there is no `{path}` here, only {}", known.join(", ")),
+            );
         };
         let (parts, body) = request.into_parts();
         let body = match Limited::new(body, self.max_body).collect().await {
@@ -156,10 +161,16 @@ impl Front {
                     Ok(parsed) => parsed,
                     Err(Flaw::Syntax) => return refusal(None, -32700, "the body is not JSON", None),
                     Err(Flaw::Shape) => {
-                        return refusal(None, -32600, "the body is no JSON-RPC request, notification or response", None);
+                        return refusal(
+                            None,
+                            -32600,
+                            "the body is no JSON-RPC request, notification or response",
+                            None,
+                        );
                     }
                 };
-                let enveloped = |m: &Message| m.method != "initialize" && m.param("/_meta").get(META_VERSION).is_some();
+                let enveloped =
+                    |m: &Message| m.method != "initialize" && m.param("/_meta").get(META_VERSION).is_some();
                 if sessionless || (!session && messages.iter().any(enveloped)) {
                     stateless::post(self, hosted, asked, messages, batch).await
                 } else {
@@ -203,7 +214,10 @@ pub(super) fn unfit(asked: &Asked) -> Option<Answer> {
     }
     let kind = asked.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default().trim();
     if asked.method == Method::POST && !kind.eq_ignore_ascii_case("application/json") {
-        return Some(problem(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the Content-Type must be application/json"));
+        return Some(problem(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "the Content-Type must be application/json",
+        ));
     }
     None
 }
@@ -280,6 +294,10 @@ fn never(e: Infallible) -> hyper::Error {
 pub(super) async fn listen(address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.map_err(|e| {
         let error = Error::io(format!("listen at {address}"), &e);
-        if e.kind() == std::io::ErrorKind::AddrInUse { error.hint("choose another port with --listen") } else { error }
+        if e.kind() == std::io::ErrorKind::AddrInUse {
+            error.hint("choose another port with --listen")
+        } else {
+            error
+        }
     })
 }

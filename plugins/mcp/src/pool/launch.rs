@@ -1,6 +1,7 @@
 //! A supervised server as a conversation of lines: the bridge from a pool's tasks to the threads of `server`.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     path::PathBuf,
@@ -9,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use hms_core::{Error, Result, clock::Rng};
+use hms_core::{Error, Result, clock::Rng, peer::Attach};
+use serde_json::{Map, Value, json};
 use tokio::sync::mpsc;
 
 use super::link::{Launch, Line, Link, Said};
 use crate::{
-    relay::Settings,
+    agent::{self, Described, Order, Presence},
+    relay::{Facts, Settings, facts},
     server::{self, Client, Program, Supervised},
 };
 
@@ -34,6 +37,53 @@ pub(super) struct Command {
     pub(super) hms: Option<PathBuf>,
     /// Where its standard error goes.
     pub(super) stderr: File,
+    /// The host in which it is shown as an agent, and whether.
+    pub(super) attach: Attach,
+    /// Whether it is shown.
+    pub(super) presence: Presence,
+}
+
+impl Command {
+    /// Shows a process in the host for as long as it lives, and does what is asked of the agent.
+    fn show(&self, facts: Facts, supervised: &Arc<Supervised>) {
+        let settings = &self.settings;
+        let options = json!({
+            "stateful": settings.stateful,
+            "hang_timeout": settings.hang_timeout.map(hms_core::duration::format),
+            "memory_limit": settings.memory_limit.map(hms_core::bytesize::format),
+        });
+        let described = Described {
+            by: "pool",
+            name: settings.name.clone(),
+            command: self.program.command.iter().map(|word| word.to_string_lossy().into_owned()).collect(),
+            labels: BTreeMap::from([("pool".to_owned(), std::process::id().to_string())]),
+            options: match options {
+                Value::Object(options) => options,
+                _ => Map::new(),
+            },
+            budget: settings.intensity,
+        };
+        let mut orders = agent::link(self.attach.clone(), self.presence, described, facts);
+        let listener = Arc::downgrade(supervised);
+        let over = supervised.clone();
+        tokio::spawn(async move {
+            let obey = async {
+                loop {
+                    let order = match orders.next().await {
+                        Order::Stop { kill } => server::Order::Halt { kill },
+                        Order::Start => server::Order::Resume,
+                    };
+                    if let Some(supervised) = listener.upgrade() {
+                        supervised.order(&order);
+                    }
+                }
+            };
+            tokio::select! {
+                () = obey => {}
+                _ = over.ended() => {}
+            }
+        });
+    }
 }
 
 impl Launch for Command {
@@ -41,18 +91,23 @@ impl Launch for Command {
         let (to, mut lines) = mpsc::unbounded_channel::<Line>();
         let (said, from) = mpsc::channel(LINES);
         let stderr = self.stderr.try_clone().map_err(|e| Error::io("standard error", &e))?;
+        let (reporter, facts) = facts();
+        let shown = self.presence != Presence::Never;
         let launch = server::Launch {
             program: Program { id: Rng::from_os().token(12), ..self.program.clone() },
             settings: self.settings.clone(),
             hms: self.hms.clone(),
             memory_file: None,
             grace: GRACE,
-            reporter: None,
+            reporter: shown.then_some(reporter),
             stderr: Some(stderr),
             remarks: true,
         };
         let sink = Arc::new(Sink { part: Mutex::default(), said: said.clone() });
         let supervised = Arc::new(Supervised::start(launch, sink)?);
+        if shown {
+            self.show(facts, &supervised);
+        }
         let writer = supervised.clone();
         let write = move || {
             while let Some(mut line) = lines.blocking_recv() {
@@ -93,7 +148,9 @@ impl Client for Sink {
                     let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
                     self.said.blocking_send(Said::Line(line)).map_err(gone)?;
                 }
-                Err(e) => tracing::warn!(bytes = e.as_bytes().len(), "the server wrote a line that is not UTF-8"),
+                Err(e) => {
+                    tracing::warn!(bytes = e.as_bytes().len(), "the server wrote a line that is not UTF-8")
+                }
             }
         }
         Ok(())

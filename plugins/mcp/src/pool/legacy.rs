@@ -117,9 +117,7 @@ async fn initialize(hosted: &Arc<Hosted>, request: &Message) -> Answer {
         Ok(Opened::Session(session, hello)) => {
             with_session(json_answer(StatusCode::OK, message::result(id, &hello.result)), &session)
         }
-        Ok(Opened::Refused(error)) => {
-            json_answer(StatusCode::OK, message::refused(id, &error))
-        }
+        Ok(Opened::Refused(error)) => json_answer(StatusCode::OK, message::refused(id, &error)),
         Err(e) => failed(Some(id), &e),
     }
 }
@@ -127,13 +125,21 @@ async fn initialize(hosted: &Arc<Hosted>, request: &Message) -> Answer {
 /// The session that a request names.
 fn session(hosted: &Hosted, asked: &Asked) -> Result<Arc<Session>, Box<Answer>> {
     let Some(id) = asked.header("mcp-session-id") else {
-        return Err(Box::new(problem(StatusCode::BAD_REQUEST, "the header Mcp-Session-Id is missing; send `initialize` first")));
+        return Err(Box::new(problem(
+            StatusCode::BAD_REQUEST,
+            "the header Mcp-Session-Id is missing; send `initialize` first",
+        )));
     };
     let version = asked.header("mcp-protocol-version");
     if version.is_some_and(|v| !modern::LEGACY.contains(&v)) {
-        return Err(Box::new(problem(StatusCode::BAD_REQUEST, "the header MCP-Protocol-Version names no version of sessions")));
+        return Err(Box::new(problem(
+            StatusCode::BAD_REQUEST,
+            "the header MCP-Protocol-Version names no version of sessions",
+        )));
     }
-    hosted.session(id).ok_or_else(|| Box::new(problem(StatusCode::NOT_FOUND, "there is no such session; send `initialize` again")))
+    hosted.session(id).ok_or_else(|| {
+        Box::new(problem(StatusCode::NOT_FOUND, "there is no such session; send `initialize` again"))
+    })
 }
 
 fn reading(front: &Front, session: &Session) -> Reading {

@@ -276,9 +276,15 @@ mod tests {
         let text = r#"{ "id" : "a\"b", "x": 1.50, "jsonrpc":"2.0","method":"tools/call",
             "params":{"name":"t","_meta":{"progressToken":7,"y":1e400}}}"#;
         let message = Message::parse(text).unwrap();
-        assert_eq!((message.kind, message.id(), message.token()), (Kind::Request, Some(r#""a\"b""#), Some("7")));
+        assert_eq!(
+            (message.kind, message.id(), message.token()),
+            (Kind::Request, Some(r#""a\"b""#), Some("7"))
+        );
         let sent = message.with_id("12", Some("\"p12\""));
-        assert!(sent.contains(r#""id" : 12,"#) && sent.contains(r#""progressToken":"p12","y":1e400"#), "{sent}");
+        assert!(
+            sent.contains(r#""id" : 12,"#) && sent.contains(r#""progressToken":"p12","y":1e400"#),
+            "{sent}"
+        );
         assert!(sent.contains("1.50") && !sent.contains('\n'), "{sent}");
     }
 

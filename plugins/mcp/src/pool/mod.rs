@@ -29,14 +29,7 @@ mod stream;
 mod unit;
 mod upstream;
 
-use std::{
-    fs::OpenOptions,
-    io::Write,
-    net::SocketAddr,
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
-    sync::Arc,
-};
+use std::{fs::OpenOptions, io::Write, net::SocketAddr, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
 
 use hms_core::{
     Error, ErrorKind, Kernel, Result,
@@ -121,7 +114,9 @@ async fn run(kernel: Kernel, cx: CommandContext, args: Args) -> Result<Value> {
                 let hms = around.attach.start.as_ref().map(|start| start.program.clone());
                 let stderr = os::files::lent(around.stdio[2]).map_err(|e| Error::io("standard error", &e))?;
                 let stateful = settings.stateful;
-                let launcher = Arc::new(Command { program, settings: *settings, hms, stderr });
+                let (attach, presence) = (around.attach.clone(), args.host);
+                let launcher =
+                    Arc::new(Command { program, settings: *settings, hms, stderr, attach, presence });
                 let hosted = Hosted::new(&server.name, share, stateful, launcher, &common);
                 all.push(hosted.clone());
                 Backend::Stdio(hosted)
@@ -180,7 +175,12 @@ fn token_of(file: &Path) -> Result<String> {
     }
 }
 
-fn announce(around: &Surroundings, bound: SocketAddr, routes: &[(String, Backend)], token: Option<&str>) -> Result<()> {
+fn announce(
+    around: &Surroundings,
+    bound: SocketAddr,
+    routes: &[(String, Backend)],
+    token: Option<&str>,
+) -> Result<()> {
     let mut err = os::files::lent(around.stdio[2]).map_err(|e| Error::io("standard error", &e))?;
     for (path, _) in routes {
         // Whoever closed standard error does not want to know.

@@ -36,7 +36,9 @@ fn refusal(code: i64, message: impl Into<String>) -> Refusal {
 /// The HTTP status that goes with a JSON-RPC error.
 pub(super) fn status(code: i64) -> StatusCode {
     match code {
-        -32700 | -32600 | INVALID_PARAMS | HEADER_MISMATCH | -32021 | UNSUPPORTED_VERSION => StatusCode::BAD_REQUEST,
+        -32700 | -32600 | INVALID_PARAMS | HEADER_MISMATCH | -32021 | UNSUPPORTED_VERSION => {
+            StatusCode::BAD_REQUEST
+        }
         -32601 => StatusCode::NOT_FOUND,
         _ => StatusCode::OK,
     }
@@ -78,11 +80,14 @@ pub(super) fn check(headers: &HeaderMap, request: &Message) -> Result<(), Refusa
     let Some(named) = named.as_str() else { return Ok(()) }; // the server says what it misses
     match text("mcp-name").map(decode) {
         Some(Some(header)) if header == named => Ok(()),
-        Some(Some(header)) => {
-            Err(refusal(HEADER_MISMATCH, format!("the header mcp-name is '{header}', the body says '{named}'")))
-        }
+        Some(Some(header)) => Err(refusal(
+            HEADER_MISMATCH,
+            format!("the header mcp-name is '{header}', the body says '{named}'"),
+        )),
         Some(None) => Err(refusal(HEADER_MISMATCH, "the header mcp-name is not valid Base64 of UTF-8")),
-        None => Err(refusal(HEADER_MISMATCH, format!("the header mcp-name is missing, the body says '{named}'"))),
+        None => {
+            Err(refusal(HEADER_MISMATCH, format!("the header mcp-name is missing, the body says '{named}'")))
+        }
     }
 }
 
@@ -105,7 +110,10 @@ pub(super) fn check_version(request: &Message, discovered: &Value) -> Result<(),
         return Ok(());
     }
     let data = json!({ "supported": versions, "requested": wanted });
-    Err(Refusal { data: Some(data), ..refusal(UNSUPPORTED_VERSION, "the server does not speak this protocol version") })
+    Err(Refusal {
+        data: Some(data),
+        ..refusal(UNSUPPORTED_VERSION, "the server does not speak this protocol version")
+    })
 }
 
 /// The text of a header value, which may be wrapped as `=?base64?…?=`; `None` if it is wrapped wrongly.
@@ -214,14 +222,30 @@ fn mirrored(schema: &Value) -> Option<Vec<Mirrored>> {
 
 /// Keywords with schemas below them, other than `properties`: an annotation there is out of reach.
 const APPLICATORS: [&str; 18] = [
-    "items", "contains", "unevaluatedItems", "additionalProperties", "propertyNames", "unevaluatedProperties", "not",
-    "if", "then", "else", "contentSchema", "allOf", "anyOf", "oneOf", "prefixItems", "patternProperties",
-    "dependentSchemas", "$defs",
+    "items",
+    "contains",
+    "unevaluatedItems",
+    "additionalProperties",
+    "propertyNames",
+    "unevaluatedProperties",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contentSchema",
+    "allOf",
+    "anyOf",
+    "oneOf",
+    "prefixItems",
+    "patternProperties",
+    "dependentSchemas",
+    "$defs",
 ];
 
 fn annotated(path: &[String], annotation: &Value, at: &Map<String, Value>) -> Option<Mirrored> {
     let header = annotation.as_str().filter(|h| !h.is_empty() && h.bytes().all(is_token))?;
-    let kind = at.get("type").and_then(Value::as_str).filter(|t| ["string", "integer", "boolean"].contains(t))?;
+    let kind =
+        at.get("type").and_then(Value::as_str).filter(|t| ["string", "integer", "boolean"].contains(t))?;
     let (path, header) = (path.to_vec(), header.to_owned());
     (!path.is_empty()).then_some(Mirrored { path, header, integer: kind == "integer" })
 }
@@ -248,13 +272,15 @@ mod tests {
 
     fn request(method: &str, mut params: Value) -> Message {
         params["_meta"] = json!({ META_VERSION: VERSION, META_CAPABILITIES: {} });
-        Message::parse(json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string()).unwrap()
+        Message::parse(json!({ "jsonrpc": "2.0", "id": 1, "method": method, "params": params }).to_string())
+            .unwrap()
     }
 
     #[test]
     fn headers_must_say_what_the_body_says() {
         let call = request("tools/call", json!({ "name": "größe" }));
-        let with = |name| [("mcp-protocol-version", VERSION), ("mcp-method", "tools/call"), ("mcp-name", name)];
+        let with =
+            |name| [("mcp-protocol-version", VERSION), ("mcp-method", "tools/call"), ("mcp-name", name)];
         assert_eq!(check(&headers(&with("=?base64?Z3LDtsOfZQ==?=")), &call), Ok(()));
         let code = |headers: &HeaderMap, call: &Message| check(headers, call).unwrap_err().code;
         assert_eq!(code(&headers(&with("=?base64?Z3LDtsOfZQ?=")), &call), HEADER_MISMATCH);
@@ -272,7 +298,8 @@ mod tests {
     fn versions_with_a_handshake_are_not_offered_here() {
         let call = request("tools/list", json!({}));
         assert_eq!(check_version(&call, &json!({ "supportedVersions": ["2025-11-25", VERSION] })), Ok(()));
-        let refused = check_version(&call, &json!({ "supportedVersions": ["2025-11-25", "2027-01-01"] })).unwrap_err();
+        let refused =
+            check_version(&call, &json!({ "supportedVersions": ["2025-11-25", "2027-01-01"] })).unwrap_err();
         assert_eq!(refused.data, Some(json!({ "supported": ["2027-01-01"], "requested": VERSION })));
         assert_eq!(status(refused.code), StatusCode::BAD_REQUEST);
     }
@@ -285,7 +312,8 @@ mod tests {
             "deep": { "type": "object", "properties": { "n": { "type": "integer", "x-mcp-header": "N" } } },
         } });
         let bad = json!({ "properties": { "a": { "type": "number", "x-mcp-header": "A" } } });
-        let hidden = json!({ "properties": { "a": { "anyOf": [{ "type": "string", "x-mcp-header": "A" }] } } });
+        let hidden =
+            json!({ "properties": { "a": { "anyOf": [{ "type": "string", "x-mcp-header": "A" }] } } });
         let page = json!({ "nextCursor": "2", "tools": [
             { "name": "t", "inputSchema": schema },
             { "name": "bad", "inputSchema": bad },
@@ -297,7 +325,11 @@ mod tests {
             tools.check(&headers(pairs), &call).is_ok()
         };
         assert!(check("t", json!({}), &[]));
-        assert!(check("t", json!({ "region": "eu", "deep": { "n": 42 } }), &[("mcp-param-region", "eu"), ("mcp-param-n", "42.0")]));
+        assert!(check(
+            "t",
+            json!({ "region": "eu", "deep": { "n": 42 } }),
+            &[("mcp-param-region", "eu"), ("mcp-param-n", "42.0")]
+        ));
         assert!(check("t", json!({ "region": "=?base64?eu" }), &[("mcp-param-region", "=?base64?eu")]));
         assert!(check("t", json!({ "region": "eu" }), &[("mcp-param-region", "=?base64?ZXU=?=")]));
         assert!(!check("t", json!({ "region": "eu" }), &[("mcp-param-region", "=?base64?ZXU?=")]));

@@ -134,7 +134,8 @@ impl Mux {
         for number in numbers {
             self.cancel(number, "the client has gone");
         }
-        let asks: Vec<String> = self.asks.iter().filter(|(_, s)| **s == seat).map(|(id, _)| id.clone()).collect();
+        let asks: Vec<String> =
+            self.asks.iter().filter(|(_, s)| **s == seat).map(|(id, _)| id.clone()).collect();
         for id in asks {
             self.asks.remove(&id);
             self.out.push(message::error(Some(&id), INTERNAL, "the client has gone", None));
@@ -266,7 +267,9 @@ impl Mux {
                     }
                     return;
                 }
-                let Some(number) = self.calls.iter().rev().find(|(_, c)| same(c)).map(|(n, _)| *n) else { return };
+                let Some(number) = self.calls.iter().rev().find(|(_, c)| same(c)).map(|(n, _)| *n) else {
+                    return;
+                };
                 let line = notification.with_refers(&number.to_string());
                 self.forget(number, line);
             }
@@ -352,8 +355,14 @@ impl Mux {
             }
             Some(_) => self.out.push(refuse("too many questions are unanswered")),
             None => {
-                tracing::warn!(method = said.method, first, "a question could be for several clients; it is refused");
-                self.out.push(refuse("it cannot be told which client this is for; call again, clients take turns now"));
+                tracing::warn!(
+                    method = said.method,
+                    first,
+                    "a question could be for several clients; it is refused"
+                );
+                self.out.push(refuse(
+                    "it cannot be told which client this is for; call again, clients take turns now",
+                ));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Two clients on one server: what each of them sees, and what it never sees.
 
-use hms_core::clock::SystemClock;
+use hms_core::clock::ManualClock;
 use http_body_util::BodyExt;
 
 use super::*;
@@ -16,13 +16,17 @@ fn message(value: Value) -> Message {
 
 fn call(id: Value, token: Value) -> Message {
     let meta = json!({ "progressToken": token });
-    message(json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "t", "_meta": meta } }))
+    message(
+        json!({ "jsonrpc": "2.0", "id": id, "method": "tools/call", "params": { "name": "t", "_meta": meta } }),
+    )
 }
 
 /// Everything on a stream so far.
 fn seen(stream: &Arc<Stream>) -> Vec<Value> {
-    let clock = SystemClock::shared();
-    let Some(mut reader) = stream.read(0, Reading { ids: false, primed: false, hang_up_after: None, gone: None, clock }) else {
+    let clock = ManualClock::shared();
+    let Some(mut reader) =
+        stream.read(0, Reading { ids: false, primed: false, hang_up_after: None, gone: None, clock })
+    else {
         return Vec::new();
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
@@ -96,7 +100,9 @@ fn a_client_cancels_its_own_request_only() {
 }
 
 fn question(id: u64) -> Message {
-    message(json!({ "jsonrpc": "2.0", "id": id, "method": "elicitation/create", "params": { "message": "?" } }))
+    message(
+        json!({ "jsonrpc": "2.0", "id": id, "method": "elicitation/create", "params": { "message": "?" } }),
+    )
 }
 
 #[test]
@@ -158,9 +164,9 @@ fn resources_are_subscribed_for_all_and_told_to_who_asked() {
     assert!(sent(&mut mux).is_empty(), "client 2 still wants it");
     assert_eq!(seen(&s)[0]["result"], json!({}));
     let updated = json!({ "uri": "file:///a" });
-    mux.hear(
-        message(json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": updated })),
-    );
+    mux.hear(message(
+        json!({ "jsonrpc": "2.0", "method": "notifications/resources/updated", "params": updated }),
+    ));
     mux.hear(message(json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed" })));
     mux.leave(2);
     let left: BTreeSet<String> = sent(&mut mux)
@@ -184,7 +190,9 @@ fn log_messages_are_never_shown_to_the_wrong_client() {
         message(json!({ "jsonrpc": "2.0", "method": "notifications/message", "params": params }))
     };
     let level = |level: &str| {
-        message(json!({ "jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": { "level": level } }))
+        message(
+            json!({ "jsonrpc": "2.0", "id": 1, "method": "logging/setLevel", "params": { "level": level } }),
+        )
     };
     let (s1, s2) = (stream(1), stream(2));
     mux.request(Some(1), &level("error"), &stream(3));
@@ -223,16 +231,17 @@ fn when_the_server_goes_every_client_is_told_and_keeps_its_seat() {
 fn a_listener_without_a_session_sees_its_subscription_under_its_own_id() {
     let mut mux = Mux::default();
     let (s1, s2) = (stream(1), stream(1));
-    let listen = message(json!({ "jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": {} }));
+    let listen =
+        message(json!({ "jsonrpc": "2.0", "id": "l", "method": "subscriptions/listen", "params": {} }));
     mux.request(None, &listen, &s1);
     let number = mux.request(None, &listen, &s2);
     let out = sent(&mut mux);
     for request in &out {
         let meta = json!({ "io.modelcontextprotocol/subscriptionId": request["id"] });
         let params = json!({ "_meta": meta, "for": request["id"] });
-        mux.hear(
-            message(json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": params })),
-        );
+        mux.hear(message(
+            json!({ "jsonrpc": "2.0", "method": "notifications/tools/list_changed", "params": params }),
+        ));
     }
     assert!(mux.take_tools_changed());
     mux.cancel(number, "the client closed the stream");

@@ -10,12 +10,14 @@ use std::{
     time::Duration,
 };
 
-use hms_core::{Error, ErrorKind, Kernel, Result, bytesize, config::Config, config::Section, duration, schema::object};
+use hms_core::{
+    Error, ErrorKind, Kernel, Result, bytesize, config::Config, config::Section, duration, schema::object,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::hosted::Share;
-use crate::relay::Settings;
+use crate::{agent::Presence, relay::Settings};
 
 /// The arguments of the command, as its schema lets them through.
 #[derive(Debug, Deserialize)]
@@ -47,6 +49,7 @@ pub(super) struct Args {
     pub(super) hang_timeout: Option<Duration>,
     #[serde(default, with = "bytesize::option")]
     pub(super) memory_limit: Option<u64>,
+    pub(super) host: Presence,
     pub(super) max_servers: usize,
     pub(super) max_sessions: usize,
     #[serde(with = "bytesize::text")]
@@ -62,15 +65,14 @@ pub(super) struct Args {
 /// The properties of [`Args`].
 pub(super) fn properties() -> Value {
     let duration = |default: Option<&str>, text: &str| {
-        let mut schema = json!({"type": "string", "format": "hms-duration", "x-value": "DURATION", "description": text});
+        let mut schema =
+            json!({"type": "string", "format": "hms-duration", "x-value": "DURATION", "description": text});
         if let Some(default) = default {
             schema["default"] = default.into();
         }
         schema
     };
-    let list = |value: &str, text: &str| {
-        json!({"type": "array", "items": {"type": "string"}, "x-value": value, "description": text})
-    };
+    let list = |value: &str, text: &str| json!({"type": "array", "items": {"type": "string"}, "x-value": value, "description": text});
     json!({
         "command": list("COMMAND", "the server's command line, after --"),
         "name": {"type": "string", "x-value": "NAME", "pattern": "^[A-Za-z0-9_.-]+$", "description": "name of the server (default: of its program)"},
@@ -89,6 +91,7 @@ pub(super) fn properties() -> Value {
         "retry": list("TOOL", "a tool whose calls may be sent a second time when the server dies (repeatable)"),
         "hang_timeout": duration(None, "how long a call may take before the server is probed (default 45s)"),
         "memory_limit": {"type": "string", "format": "hms-bytes", "x-value": "SIZE", "description": "restart a server whose processes hold more memory"},
+        "host": {"enum": ["if-running", "auto", "never"], "default": "if-running", "description": "whether servers are shown as agents: of a host that runs, now or later; of one that is started if need be; of none"},
         "max_servers": {"type": "integer", "minimum": 1, "default": 16, "x-value": "N", "description": "server processes at the same time"},
         "max_sessions": {"type": "integer", "minimum": 1, "default": 256, "x-value": "N", "description": "sessions at the same time"},
         "max_body": {"type": "string", "format": "hms-bytes", "default": "64MiB", "x-value": "SIZE", "description": "largest request"},
@@ -182,7 +185,8 @@ pub(super) fn servers(args: &Args, kernel: &Kernel, home: &Path) -> Result<Vec<S
         let name = args.name.clone().or(program).unwrap_or_else(|| "server".into());
         let command = args.command.iter().map(Into::into).collect();
         let (share, settings) = (share(&args.share), settings(args, &name, args.stateful));
-        let reach = Reach::Command { command, env: Vec::new(), cwd: None, share, settings: Box::new(settings) };
+        let reach =
+            Reach::Command { command, env: Vec::new(), cwd: None, share, settings: Box::new(settings) };
         return Ok(vec![ServerSpec { name, reach }]);
     }
     if let Some(url) = &args.url {
@@ -200,14 +204,18 @@ pub(super) fn servers(args: &Args, kernel: &Kernel, home: &Path) -> Result<Vec<S
         }
     }
     if specs.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidArgument, format!("there is no server to serve in {origin}"))
-            .hint("give a command after --, --url, --config FILE, or [mcp.servers.NAME] in the configuration"));
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            format!("there is no server to serve in {origin}"),
+        )
+        .hint("give a command after --, --url, --config FILE, or [mcp.servers.NAME] in the configuration"));
     }
     Ok(specs)
 }
 
 fn spec(args: &Args, name: String, entry: Entry, origin: &str) -> Result<ServerSpec> {
-    let wrong = |what: &str| Error::new(ErrorKind::InvalidConfig, format!("{origin}: server `{name}` {what}"));
+    let wrong =
+        |what: &str| Error::new(ErrorKind::InvalidConfig, format!("{origin}: server `{name}` {what}"));
     let plain = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
     if name.is_empty() || !name.chars().all(plain) {
         return Err(wrong("has a name that is no part of a URL (letters, digits, _ . - are)"));

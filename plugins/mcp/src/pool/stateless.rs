@@ -23,7 +23,13 @@ const BYTES: usize = 8 << 20;
 const QUIET: Duration = Duration::from_secs(15);
 
 /// A POST: one request, or a notification, of which this version has none.
-pub(super) async fn post(front: &Front, hosted: &Arc<Hosted>, asked: Asked, messages: Vec<Message>, batch: bool) -> Answer {
+pub(super) async fn post(
+    front: &Front,
+    hosted: &Arc<Hosted>,
+    asked: Asked,
+    messages: Vec<Message>,
+    batch: bool,
+) -> Answer {
     let request = match messages.as_slice() {
         [one] if !batch && one.kind == Kind::Request => one,
         [one] if !batch && one.kind == Kind::Notification => return empty(StatusCode::ACCEPTED),
@@ -92,7 +98,13 @@ async fn answer(front: &Front, unit: Arc<Unit>, number: u64, stream: &Arc<Stream
     }
     let held = guard.clone();
     let gone: Arc<dyn Fn() + Send + Sync> = Arc::new(move || held.cancel());
-    let how = Reading { ids: false, primed: false, hang_up_after: None, gone: Some(gone), clock: front.clock.clone() };
+    let how = Reading {
+        ids: false,
+        primed: false,
+        hang_up_after: None,
+        gone: Some(gone),
+        clock: front.clock.clone(),
+    };
     match stream.read(0, how) {
         Some(reader) => events(reader), // it holds the guard as long as the connection lives
         None => problem(StatusCode::INTERNAL_SERVER_ERROR, "the answer was lost"),

@@ -98,12 +98,30 @@ struct Inner {
 
 impl Unit {
     /// A unit whose server is not started yet.
-    pub(super) fn new(number: u64, key: Key, alone: bool, launcher: Arc<dyn Launch>, clock: SharedClock) -> Arc<Self> {
+    pub(super) fn new(
+        number: u64,
+        key: Key,
+        alone: bool,
+        launcher: Arc<dyn Launch>,
+        clock: SharedClock,
+    ) -> Arc<Self> {
         let inner = Mutex::new(Inner { used: clock.now(), ..Inner::default() });
         let (room, processes) = (Arc::new(Semaphore::new(ROOM)), watch::Sender::new(0));
         let (starting, tools) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
         let tools_stale = AtomicBool::new(true);
-        Arc::new(Self { number, key, alone, launcher, clock, room, starting, inner, tools, tools_stale, processes })
+        Arc::new(Self {
+            number,
+            key,
+            alone,
+            launcher,
+            clock,
+            room,
+            starting,
+            inner,
+            tools,
+            tools_stale,
+            processes,
+        })
     }
 
     /// Whether a process runs for it.
@@ -139,7 +157,12 @@ impl Unit {
     ///
     /// # Errors
     /// When the server cannot be started.
-    pub(super) async fn request(self: &Arc<Self>, seat: Option<u64>, request: &Message, on: &Arc<Stream>) -> Result<u64> {
+    pub(super) async fn request(
+        self: &Arc<Self>,
+        seat: Option<u64>,
+        request: &Message,
+        on: &Arc<Stream>,
+    ) -> Result<u64> {
         let place = self.room.clone().acquire_owned().await.map_err(|_| gone("the pool is stopping"))?;
         self.up().await?;
         let mut inner = self.lock();
@@ -288,7 +311,11 @@ impl Unit {
 
     fn hear(&self, life: u64, line: &str) {
         let Ok((messages, _)) = message::messages(line) else {
-            tracing::warn!(unit = self.number, bytes = line.len(), "the server wrote a line that is no message");
+            tracing::warn!(
+                unit = self.number,
+                bytes = line.len(),
+                "the server wrote a line that is no message"
+            );
             return;
         };
         let mut inner = self.lock();

@@ -108,7 +108,13 @@ impl Upstream {
     ///
     /// # Errors
     /// For an address that is not `http://host:port/path`, or a header that is none.
-    pub(super) fn new(name: &str, url: &str, headers: &[String], limits: Bounds, clock: SharedClock) -> Result<Arc<Self>> {
+    pub(super) fn new(
+        name: &str,
+        url: &str,
+        headers: &[String],
+        limits: Bounds,
+        clock: SharedClock,
+    ) -> Result<Arc<Self>> {
         let wrong = |why: &str| Error::argument("url", format!("'{url}' {why}"));
         let uri: Uri = url.parse().map_err(|_| wrong("is no address"))?;
         if uri.scheme_str() != Some("http") {
@@ -119,7 +125,9 @@ impl Upstream {
         let path = uri.path_and_query().map_or("/", |p| p.as_str()).to_owned();
         let mut extra = HeaderMap::new();
         for line in headers {
-            let pair = line.split_once(':').and_then(|(n, v)| Some((n.trim().parse().ok()?, v.trim().parse().ok()?)));
+            let pair = line
+                .split_once(':')
+                .and_then(|(n, v)| Some((n.trim().parse().ok()?, v.trim().parse().ok()?)));
             let (name, value): (HeaderName, HeaderValue) =
                 pair.ok_or_else(|| Error::argument("header", "is not `Name: value`"))?;
             extra.append(name, value);
@@ -127,7 +135,18 @@ impl Upstream {
         let (sessions, reachable) = (Mutex::default(), watch::Sender::new(true));
         let Bounds { patience, sessions: most, session_idle } = limits;
         let name = name.into();
-        Ok(Arc::new(Self { name, authority, path, extra, patience, most, session_idle, clock, sessions, reachable }))
+        Ok(Arc::new(Self {
+            name,
+            authority,
+            path,
+            extra,
+            patience,
+            most,
+            session_idle,
+            clock,
+            sessions,
+            reachable,
+        }))
     }
 
     /// What there is at the moment.
@@ -144,7 +163,12 @@ impl Upstream {
             None => None,
             Some(id) => match self.lock().get(id).cloned() {
                 Some(remote) => Some(remote),
-                None => return problem(StatusCode::NOT_FOUND, "there is no such session; send `initialize` again"),
+                None => {
+                    return problem(
+                        StatusCode::NOT_FOUND,
+                        "there is no such session; send `initialize` again",
+                    );
+                }
             },
         };
         if let Some(remote) = &remote {
@@ -156,22 +180,39 @@ impl Upstream {
             let why = format!("the pool holds {} sessions already", self.most);
             return failed(id.as_deref(), &Error::new(ErrorKind::QueueFull, why));
         }
-        let safe = asked.method != Method::POST || methods.iter().all(|m| READS.contains(&m.as_str()) || m == "initialize");
+        let safe = asked.method != Method::POST
+            || methods.iter().all(|m| READS.contains(&m.as_str()) || m == "initialize");
         match self.forward(&asked, remote.as_ref(), safe).await {
             Ok(answer) => self.deliver(asked, remote, opens, answer),
             Err(e) => failed(id.as_deref(), &e),
         }
     }
 
-    fn deliver(&self, asked: Asked, remote: Option<Arc<Remote>>, opens: bool, mut answer: Response<Incoming>) -> Answer {
+    fn deliver(
+        &self,
+        asked: Asked,
+        remote: Option<Arc<Remote>>,
+        opens: bool,
+        mut answer: Response<Incoming>,
+    ) -> Answer {
         let theirs = answer.headers_mut().remove(SESSION);
-        OWN.iter().filter(|h| **h != header::CONTENT_LENGTH).for_each(|h| drop(answer.headers_mut().remove(h)));
+        OWN.iter()
+            .filter(|h| **h != header::CONTENT_LENGTH)
+            .for_each(|h| drop(answer.headers_mut().remove(h)));
         let mut ours = remote.as_ref().map(|r| r.id.clone());
-        if opens && answer.status().is_success() && let Some(theirs) = theirs {
+        if opens
+            && answer.status().is_success()
+            && let Some(theirs) = theirs
+        {
             match secret() {
                 Ok(id) => {
                     let now = Mutex::new(Now { theirs, version: None, used: self.clock.now() });
-                    let remote = Remote { id: id.clone(), initialize: asked, now, renewing: tokio::sync::Mutex::default() };
+                    let remote = Remote {
+                        id: id.clone(),
+                        initialize: asked,
+                        now,
+                        renewing: tokio::sync::Mutex::default(),
+                    };
                     self.lock().insert(id.clone(), Arc::new(remote));
                     ours = Some(id);
                 }
@@ -192,14 +233,20 @@ impl Upstream {
     }
 
     /// Sends a request until it is answered or must not be repeated.
-    async fn forward(self: &Arc<Self>, asked: &Asked, remote: Option<&Arc<Remote>>, safe: bool) -> Result<Response<Incoming>> {
+    async fn forward(
+        self: &Arc<Self>,
+        asked: &Asked,
+        remote: Option<&Arc<Remote>>,
+        safe: bool,
+    ) -> Result<Response<Incoming>> {
         let deadline = self.clock.now() + self.patience;
         let (mut repeated, mut renewed) = (false, false);
         loop {
             let theirs = remote.map(|r| r.lock().theirs.clone());
             match self.send(asked, theirs.as_ref(), !renewed).await {
                 Ok(answer) => {
-                    let forgotten = answer.status() == StatusCode::NOT_FOUND && asked.method != Method::DELETE;
+                    let forgotten =
+                        answer.status() == StatusCode::NOT_FOUND && asked.method != Method::DELETE;
                     match (remote, theirs) {
                         (Some(remote), Some(theirs)) if forgotten && !renewed => {
                             renewed = true;
@@ -214,14 +261,22 @@ impl Upstream {
                     repeated = true;
                 }
                 Err(Lost::Broken(why)) => {
-                    return Err(Error::new(ErrorKind::ServiceUnavailable, format!("the connection to {} broke: {why}", self.authority))
-                        .hint("the request may have been carried out, so it is not sent again"));
+                    return Err(Error::new(
+                        ErrorKind::ServiceUnavailable,
+                        format!("the connection to {} broke: {why}", self.authority),
+                    )
+                    .hint("the request may have been carried out, so it is not sent again"));
                 }
             }
         }
     }
 
-    async fn send(&self, asked: &Asked, session: Option<&HeaderValue>, resume: bool) -> Result<Response<Incoming>, Lost> {
+    async fn send(
+        &self,
+        asked: &Asked,
+        session: Option<&HeaderValue>,
+        resume: bool,
+    ) -> Result<Response<Incoming>, Lost> {
         let stream = match TcpStream::connect(&self.authority).await {
             Ok(stream) => stream,
             Err(e) => return Err(Lost::Unreachable(e.to_string())),
@@ -288,7 +343,10 @@ impl Upstream {
             return Ok(()); // another request was quicker
         }
         let lost = |why: String| {
-            Error::new(ErrorKind::ServiceUnavailable, format!("the server forgot the session and gave no new one: {why}"))
+            Error::new(
+                ErrorKind::ServiceUnavailable,
+                format!("the server forgot the session and gave no new one: {why}"),
+            )
         };
         let sent = |l: Lost| match l {
             Lost::Unreachable(why) | Lost::Broken(why) => lost(why),

@@ -243,7 +243,11 @@ impl Relay {
         }
         match self.from_client {
             Stream::None | Stream::Dropping(_) => {}
-            Stream::Passing => out.server.extend_from_slice(bytes),
+            Stream::Passing => {
+                self.passed = now;
+                self.hang.begin(now);
+                out.server.extend_from_slice(bytes);
+            }
             Stream::Holding => {
                 if let Some(held) = self.held.back_mut() {
                     held.bytes.extend_from_slice(bytes);

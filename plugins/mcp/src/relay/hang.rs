@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hms_core::clock::Mono;
 
-use super::{Action, Doom, Out, Own, Phase, Relay, calls::Call};
+use super::{Action, Doom, Out, Own, Phase, Relay, Stream, calls::Call};
 
 /// A probe is given this part of the time-out, within bounds.
 const WINDOW_PART: u32 = 4;
@@ -116,14 +116,20 @@ impl Relay {
             return;
         }
         let due: Vec<(&Call, Mono)> = self.calls.iter().filter(|(_, c)| c.sent && now >= c.due).map(|(_, c)| (c, c.since)).collect();
+        // A long request that the server does not take either: it has stopped to read.
+        let stuck = matches!(self.from_client, Stream::Passing)
+            && self.hang.timeout.is_some_and(|timeout| now >= self.passed.saturating_add(timeout));
         let lives = self.asked.any() || now.saturating_sub(self.hang.sign) < self.hang.window();
-        if due.is_empty() || lives {
+        if (due.is_empty() && !stuck) || lives {
             return self.extend(now);
         }
         let mut tools: Vec<String> = due.iter().map(|(call, _)| call.key().to_owned()).collect();
+        if stuck {
+            tools.push("a long request".into());
+        }
         tools.sort_unstable();
         tools.dedup();
-        let since = due.iter().map(|(_, since)| *since).min().unwrap_or(now);
+        let since = due.iter().map(|(_, since)| *since).min().unwrap_or(self.passed);
         self.probe(now, tools, since, false, out);
     }
 
@@ -136,6 +142,10 @@ impl Relay {
                 call.due = now + timeout;
             }
             next = Some(next.map_or(call.due, |at| at.min(call.due)));
+        }
+        if matches!(self.from_client, Stream::Passing) {
+            let stuck_at = self.passed.saturating_add(timeout).max(now + self.hang.window());
+            next = Some(next.map_or(stuck_at, |at| at.min(stuck_at)));
         }
         self.hang.look = next;
     }

@@ -183,6 +183,8 @@ pub(crate) struct Relay {
     held_bytes: usize,
     /// A long line of the client's is on its way.
     from_client: Stream,
+    /// When the server last took a part of it.
+    passed: Mono,
     /// What the server is to get when that line has ended.
     after_client: Vec<u8>,
     /// A long line of the server's is on its way to the client.
@@ -230,6 +232,7 @@ impl Relay {
             held: VecDeque::new(),
             held_bytes: 0,
             from_client: Stream::None,
+            passed: Mono::ZERO,
             after_client: Vec::new(),
             from_server: false,
             after_server: Vec::new(),

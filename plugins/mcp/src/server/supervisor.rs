@@ -23,7 +23,7 @@ const MUTE: Duration = Duration::from_secs(1);
 /// How often memory is looked at, where there is a limit.
 const WEIGH: Duration = Duration::from_secs(1);
 /// A client whose stream is closed may still have left something to read, for this long.
-const LAST_READ: Duration = Duration::from_millis(200);
+const LAST_READ: Duration = Duration::from_millis(50);
 /// What a shell says of a program that SIGKILL ended.
 const KILLED: i32 = 128 + 9;
 

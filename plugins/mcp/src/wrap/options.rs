@@ -76,7 +76,7 @@ pub(super) fn spec() -> CommandSpec {
                     "description": "restarts within --within, by each tool that ends the server and by the server itself, before requests get an error; 0 for no limit"},
                 "within": time("1m", "the window of --max-restarts; a request after it tries the server again"),
                 "start_timeout": time("2m", "how long a server that was restarted may take to answer `initialize`"),
-                "grace": time("700ms", "how long the server may take to end by itself when the client goes"),
+                "grace": time("500ms", "how long the server may take to end by itself when the client goes"),
                 "warm": {"type": "boolean", "default": false,
                     "description": "answer `initialize` and `tools/list` from the last known answers while the server comes up"},
                 "silent": {"type": "boolean", "default": false, "description": "write no remarks to standard error"},
