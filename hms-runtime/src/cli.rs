@@ -152,7 +152,11 @@ struct CommandLine<'p> {
 impl CommandLine<'_> {
     async fn run(self) -> Result<i32, End> {
         self.confirm()?;
-        let home = home::resolve(self.invocation.home.as_deref())?;
+        let home = match home::resolve(self.invocation.home.as_deref()) {
+            // What stands in for another program runs in whatever environment that was given.
+            Err(_) if self.invocation.spec.args.get("x-homeless") == Some(&Value::Bool(true)) => home::nowhere(),
+            home => home?,
+        };
         match self.invocation.spec.runs {
             Runs::Caller => self.run_here(&home).await,
             Runs::Host => self.run_at_host(&home).await,

@@ -18,6 +18,11 @@ pub fn resolve(named: Option<&Path>) -> Result<PathBuf> {
     Ok(absolute.canonicalize().unwrap_or(absolute))
 }
 
+/// The home of commands that need none, where none can be found: a name, and no folder.
+pub(crate) fn nowhere() -> PathBuf {
+    std::env::temp_dir().join(format!("hms-{}", hms_core::os::host::own_uid())).join("nowhere")
+}
+
 /// The same, with the folder made if it is not there.
 pub fn prepare(named: Option<&Path>) -> Result<PathBuf> {
     let home = resolve(named)?;

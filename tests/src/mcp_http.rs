@@ -42,13 +42,15 @@ impl Pool {
             }
         });
         let mut pool = Self { address: String::new(), token: None, child, errors };
-        let with_token = !command.get_args().any(|a| a == "none" || a == "--token-file" || a == "--token");
+        let with_token = !command.get_args().any(|a| a == "none" || a == "--token");
         while pool.address.is_empty() || (with_token && pool.token.is_none()) {
             let line = pool.line();
             if let Some(url) = line.strip_prefix("listening at http://") {
                 pool.address = url.split('/').next().unwrap_or_default().into();
             } else if let Some(token) = line.strip_prefix("token ") {
-                pool.token = Some(token.into());
+                pool.token = token.split(' ').next().map(Into::into);
+            } else if let Some(file) = line.strip_prefix("the token is in ") {
+                pool.token = std::fs::read_to_string(file).ok().map(|t| t.trim().to_owned());
             }
         }
         pool

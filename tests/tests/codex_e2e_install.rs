@@ -83,6 +83,8 @@ fn asks_and_heals(turn: usize, _seen: &Seen, server: &Handle) -> Say {
             server.vice("die-before", "");
             Say::call("x", "append", "lost")
         }
+        // Codex does not wait for every hook: what comes last in a session may go unheard.
+        6 => Say::call("x", "nap", "1000"),
         _ => Say::Done,
     }
 }

@@ -188,8 +188,8 @@ fn only_who_knows_the_token_and_is_no_web_page_comes_in() {
     assert_eq!((mode & 0o777, token.trim().len()), (0o600, 48));
     let initialize = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
         "protocolVersion": VERSION, "capabilities": {}, "clientInfo": { "name": "t", "version": "1" } } });
-    let status =
-        |headers: &[(&str, &str)]| pool.client().send("POST", headers, Some(&initialize.to_string())).status;
+    let bare = McpClient { headers: Vec::new(), ..pool.client() };
+    let status = |headers: &[(&str, &str)]| bare.send("POST", headers, Some(&initialize.to_string())).status;
     let bearer = format!("Bearer {}", token.trim());
     assert_eq!(status(&[]), 401);
     assert_eq!(status(&[("Authorization", "Bearer wrong")]), 401);
@@ -310,6 +310,24 @@ fn a_broken_stream_is_come_back_to() {
     }
     let other = open(&pool);
     assert_eq!(other.send("GET", &[("Last-Event-ID", &seen)], None).status, 400, "another's stream");
+}
+
+#[test]
+fn where_a_host_runs_its_servers_are_agents_of_it() {
+    let home = Home::new();
+    home.run(&["agent", "list"]).ok(); // starts the host
+    let pool = pool(&home, &["--name", "shared", "--idle", "2s"]);
+    let client = open(&pool);
+    let pid = client.result(json!(1), "whoami", "");
+    let agents = || home.run(&["agent", "list", "--json"]).ok().json();
+    let shown = || agents().as_array()?.iter().find(|a| a["name"] == "mcp-shared").cloned();
+    until("the server is an agent", PATIENCE, || shown().filter(|a| a["pid"] == pid.parse::<i32>().unwrap_or(-1)));
+    home.run(&["agent", "restart", "mcp-shared"]).ok();
+    until("another process serves the same session", PATIENCE, || {
+        let answer = client.call(json!(2), "whoami", "").answer();
+        answer["result"]["content"][0]["text"].as_str().filter(|now| *now != pid).map(drop)
+    });
+    until("it goes when it is idle", PATIENCE, || shown().is_none().then_some(()));
 }
 
 /// A server of 2026-07-28 is asked without a session; one that is not says so in a way that clients understand.

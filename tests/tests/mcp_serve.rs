@@ -243,8 +243,9 @@ fn a_killed_host_is_not_noticed_by_who_reads() {
     let text = answer["result"]["content"][0]["text"].to_string();
     assert!(text.contains("host-unavailable") && text.contains("may or may not"), "{text}");
 
-    // And changes are told of by each new host.
-    let pid = client.call("agent_status", json!({"agent": "web"}))["pid"].as_i64().expect("a pid");
+    // And changes are told of by each new host. The agent may be between two lives.
+    let pid =
+        until("a pid", PATIENCE, || client.call("agent_status", json!({"agent": "web"}))["pid"].as_i64());
     client.kept.clear();
     kill(pid as i32);
     client.notified("notifications/resources/updated", |p| p["uri"] == "hms://agents/web");
@@ -296,6 +297,12 @@ fn tools_are_chosen_and_follow_the_registry() {
         let frame = json!({"jsonrpc": "2.0", "id": id, "method": method, "params": params}).to_string();
         peer.write_all(&(frame.len() as u32).to_le_bytes()).expect("it reads");
         peer.write_all(frame.as_bytes()).expect("it reads");
+        let mut length = [0; 4];
+        peer.read_exact(&mut length).expect("it answers");
+        let mut answer = vec![0; u32::from_le_bytes(length) as usize];
+        peer.read_exact(&mut answer).expect("it answers");
+        let answer: Value = serde_json::from_slice(&answer).expect("JSON");
+        assert!(answer.get("error").is_none(), "{answer}");
     }
     client.notified("notifications/tools/list_changed", |_| true);
     assert!(client.tools().contains(&"build_now".into()));

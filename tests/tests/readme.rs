@@ -239,3 +239,28 @@ fn the_tour_works_as_written() {
     assert_eq!(home.processes(), [], "the tour leaves processes");
     until("the end of the host", PATIENCE, || processes::hosts(home.path()).is_empty().then_some(()));
 }
+
+#[test]
+fn the_wrapped_server_outlives_its_death_and_the_bare_one_does_not() {
+    let home = Home::new();
+    let readme = readme();
+    let blocks = blocks(&readme, Some("<!-- mcp -->"));
+    let [block] = blocks.as_slice() else { panic!("one block shows it: {blocks:#?}") };
+    let path = std::env::var("PATH").expect("there is a PATH");
+    let path = format!("{}:{path}", hms_program().parent().expect("it is in a folder").display());
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c", block])
+        .current_dir(root())
+        .env("HMS_HOME", home.path())
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .output()
+        .expect("bash is installed");
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let lines: Vec<&str> = printed.lines().collect();
+    let [_, bare, first, second] = lines.as_slice() else { panic!("{output:?}") };
+    assert!(bare.ends_with("second call: Transport closed"), "{printed}");
+    let pid = |line: &str| line.rsplit(' ').next().and_then(|pid| pid.parse::<u32>().ok()).expect("a pid");
+    assert!(second.contains("second call: answered by process"), "{printed}");
+    assert_ne!(pid(first), pid(second));
+}

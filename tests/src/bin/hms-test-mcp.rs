@@ -1,10 +1,12 @@
 //! A real MCP server on stdio with every vice a server can have, for the tests that put clients in front of it.
 //!
-//! `hms-test-mcp DIR [--litter] [--ignore-eof]`. What it does is written into `DIR`, one line each, so that a
+//! `hms-test-mcp DIR [--litter] [--ignore-eof] [--pace MICROS] [--modern]`. What it does is written into `DIR`, one line each, so that a
 //! test sees it without asking the client: `lives` (a pid for each life), `litter` (pids of grandchildren in
 //! sessions of their own), `calls` (`<life> <tool> <argument>`), `appended` (what `append` wrote).
 //! A vice that shows once is a file that the next call of its tool takes away: `die-before`, `die-after`
 //! (its work is done), `stop` (SIGSTOP to itself). `start-after` holds milliseconds that a start takes.
+//! With `--pace`, `echo` and `append` take so long before their work and as long again after it, so that what
+//! comes from outside finds them at either; with `--modern` it speaks 2026-07-28 as well.
 
 use std::{
     env, fs,
@@ -38,6 +40,8 @@ fn main() -> ExitCode {
 struct Server {
     dir: PathBuf,
     life: usize,
+    pace: Duration,
+    modern: bool,
 }
 
 fn serve(dir: &Path, options: &[String]) -> io::Result<()> {
@@ -49,12 +53,26 @@ fn serve(dir: &Path, options: &[String]) -> io::Result<()> {
     if let Ok(millis) = fs::read_to_string(dir.join("start-after")) {
         thread::sleep(Duration::from_millis(millis.trim().parse().unwrap_or(0)));
     }
-    let server = Server { dir: dir.to_owned(), life };
+    let pace = options.iter().skip_while(|o| *o != "--pace").nth(1).and_then(|micros| micros.parse().ok());
+    let server = Server {
+        dir: dir.to_owned(),
+        life,
+        pace: Duration::from_micros(pace.unwrap_or(0)),
+        modern: options.iter().any(|o| o == "--modern"),
+    };
     for line in io::stdin().lock().lines() {
         let message: Value = serde_json::from_str(&line?)?;
         let Some(id) = message.get("id").filter(|_| message["method"].is_string()) else { continue };
         let reply = match server.answer(&message) {
-            Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
+            Ok(mut result) => {
+                if server.modern && is_modern(&message) {
+                    // What 2026-07-28 wants in every result, or in one of those here.
+                    result["resultType"] = "complete".into();
+                    result["ttlMs"] = 0.into();
+                    result["cacheScope"] = "private".into();
+                }
+                json!({"jsonrpc": "2.0", "id": id, "result": result})
+            }
             Err(error) => json!({"jsonrpc": "2.0", "id": id, "error": error}),
         };
         say(&reply)?;
@@ -71,6 +89,11 @@ impl Server {
         match message["method"].as_str().unwrap_or_default() {
             "initialize" => Ok(json!({
                 "protocolVersion": params["protocolVersion"],
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "hms-test-mcp", "version": "1"},
+            })),
+            "server/discover" if self.modern => Ok(json!({
+                "supportedVersions": ["2026-07-28"],
                 "capabilities": {"tools": {}},
                 "serverInfo": {"name": "hms-test-mcp", "version": "1"},
             })),
@@ -94,10 +117,16 @@ impl Server {
                 self.vices("die-before");
                 Ok(format!("survived in life {}", self.life))
             }
+            "echo" => {
+                thread::sleep(self.pace * 2);
+                Ok(text.to_owned())
+            }
             "append" => {
                 self.vices("die-before");
+                thread::sleep(self.pace);
                 note(&self.dir, "appended", text)?;
                 self.vices("die-after");
+                thread::sleep(self.pace);
                 Ok(format!("appended {text}"))
             }
             "nap" => {
@@ -133,6 +162,11 @@ impl Server {
     }
 }
 
+/// Whether a request is of 2026-07-28 or later: each names its version.
+fn is_modern(message: &Value) -> bool {
+    message["params"]["_meta"].get("io.modelcontextprotocol/protocolVersion").is_some()
+}
+
 fn tools() -> Value {
     let text = json!({"type": "object", "properties": {"text": {"type": "string"}}});
     let reads = json!({"readOnlyHint": true});
@@ -141,6 +175,7 @@ fn tools() -> Value {
         {"name": "whoami", "description": "Which life answers", "inputSchema": text, "annotations": reads},
         {"name": "flaky", "description": "Dies once", "inputSchema": text, "annotations": reads},
         {"name": "nap", "description": "Takes its time", "inputSchema": text, "annotations": reads},
+        {"name": "echo", "description": "Says what it was told", "inputSchema": text, "annotations": reads},
         {"name": "append", "description": "Adds a line", "inputSchema": text, "annotations": writes},
     ])
 }

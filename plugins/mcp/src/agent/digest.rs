@@ -71,11 +71,7 @@ impl Digest {
     }
 
     fn take_one(&mut self, fact: Fact) {
-        let due = match &fact {
-            Fact::Call { .. } | Fact::Stderr { .. } | Fact::ToolsChanged | Fact::Refused { .. } => Due::Soon,
-            _ => Due::Now,
-        };
-        self.due = self.due.max(due);
+        self.due = self.due.max(if fact.is_pressing() { Due::Now } else { Due::Soon });
         match fact {
             Fact::Started { life, pid, .. } => {
                 if self.base + life <= self.server.life {

@@ -22,6 +22,7 @@
 //!   next host finds the process gone. Its history stays. It does *not* end with the host: an orderly `system
 //!   stop` and a `kill -9` alike leave the server to its client, and the wrapper attaches to the next host as
 //!   the same agent, whose adoption waits a moment for it.
+//! - **A pool** is several wrappers in one: each process that it runs is an agent for as long as it does.
 //! - **Somebody destroys the agent**: the wrapper is released, starts its server again if it was stopped for
 //!   that, and shows it no more at this host.
 //!
@@ -49,7 +50,7 @@ use hms_core::{Result, plugin::Registrar};
 pub(crate) use self::{
     name::name_of,
     report::Order,
-    uplink::{Described, Orders, Presence, link},
+    uplink::{Described, Presence, link},
 };
 
 /// The agent type.

@@ -18,7 +18,7 @@ use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use super::{Described, Order, Orders, Presence, host::ATTACH, link};
+use super::{Described, Order, Presence, host::ATTACH, link, uplink::Orders};
 use crate::relay::{Fact, Reporter, facts};
 
 /// No step takes longer on a machine that is busy.

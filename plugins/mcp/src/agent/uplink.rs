@@ -23,7 +23,7 @@ use super::{
     name::redacted,
     report::{Item, Order, Report},
 };
-use crate::relay::Facts;
+use crate::relay::{Fact, Facts};
 
 /// How long calls and output are put together before they are reported.
 const BATCH: Duration = Duration::from_millis(100);
@@ -196,7 +196,7 @@ impl Uplink {
             tokio::select! {
                 biased;
                 outcome = &mut future => return Some(outcome),
-                (facts, lost) = self.facts.next() => self.digest.take(facts, lost),
+                (facts, lost) = self.facts.pressing() => self.digest.take(facts, lost),
                 () = &mut gone => return None,
             }
         }
@@ -204,6 +204,8 @@ impl Uplink {
 
     /// Shows the server at this host for as long as both are there.
     async fn session(&mut self, client: &Client) -> Ended {
+        let (facts, lost) = self.facts.take();
+        self.digest.take(facts, lost);
         self.digest.begin_session();
         let hello = match self.hello() {
             Ok(hello) => hello,
@@ -233,11 +235,15 @@ impl Uplink {
                 let due = self.digest.due();
                 if due == Due::Now || soon.is_some_and(|at| at <= Instant::now()) {
                     soon = None;
+                    let (facts, lost) = self.facts.take();
+                    self.digest.take(facts, lost);
                     sending = Some(send(client, self.token.clone(), self.digest.report()));
                 } else if due == Due::Soon && soon.is_none() {
                     soon = Some(Instant::now() + BATCH);
                 }
             }
+            // What does not press need not wake us while a report is under way or planned.
+            let quiet = !attached || soon.is_some() || sending.is_some();
             tokio::select! {
                 biased;
                 outcome = &mut run => {
@@ -272,7 +278,7 @@ impl Uplink {
                         Err(e) => tracing::debug!(error = %e, "a report did not arrive"),
                     }
                 }
-                (facts, lost) = self.facts.next() => self.digest.take(facts, lost),
+                (facts, lost) = listen(&mut self.facts, quiet) => self.digest.take(facts, lost),
                 () = &mut gone => {
                     let last = send(client, self.token.clone(), self.digest.closing());
                     let _ = tokio::time::timeout(FAREWELL, last).await; // the host finds out by itself too
@@ -317,6 +323,10 @@ async fn under_way(sending: &mut Option<Sending<'_>>) -> Result<u64> {
         Some(sending) => sending.await,
         None => std::future::pending().await,
     }
+}
+
+async fn listen(facts: &mut Facts, quiet: bool) -> (Vec<Fact>, u64) {
+    if quiet { facts.pressing().await } else { facts.next().await }
 }
 
 async fn at(instant: Option<Instant>) {

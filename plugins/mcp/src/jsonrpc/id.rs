@@ -12,7 +12,7 @@ impl Id {
     pub(crate) fn from_json(raw: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(raw).ok()?.trim();
         let canonical = match text.as_bytes().first()? {
-            b'"' if !text.contains('\\') => text.into(),
+            b'"' if !text.contains('\\') && text.len() > 1 && text.ends_with('"') => text.into(),
             b'"' => serde_json::to_string(&serde_json::from_str::<String>(text).ok()?).ok()?.into(),
             b'n' if text == "null" => text.into(),
             b'-' | b'0'..=b'9' => number(text)?,

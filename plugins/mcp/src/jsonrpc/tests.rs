@@ -62,7 +62,9 @@ fn messages_are_told_apart() {
 
 #[test]
 fn ids_are_equal_when_json_says_so() {
-    for (a, b) in [("1", "1.0"), ("\"a\"", "\"\\u0061\""), ("10", "1e1"), ("\"é\"", "\"\\u00e9\""), ("0", "-0")] {
+    for (a, b) in
+        [("1", "1.0"), ("\"a\"", "\"\\u0061\""), ("10", "1e1"), ("\"é\"", "\"\\u00e9\""), ("0", "-0")]
+    {
         assert_eq!(Id::from_json(a.as_bytes()), Id::from_json(b.as_bytes()), "{a} {b}");
     }
     for (a, b) in [("1", "\"1\""), ("1", "2"), ("9007199254740993", "9007199254740992")] {
@@ -76,8 +78,24 @@ fn ids_are_equal_when_json_says_so() {
 #[test]
 fn what_is_no_message_is_opaque() {
     for line in [
-        "hello", "{", "}", "[", "[1]", "[]", "{\"id\":1,}", "{\"id\" 1}", "{\"id\":1}x", "{\"id\":1}{\"id\":2}", "null", "\"x\"",
-        "{\"id\":tru,\"method\":\"x\"}", "{'id':1}", "\u{0}", "{\"a\":\"", "[{\"id\":1},]", "{\"id\":{}",
+        "hello",
+        "{",
+        "}",
+        "[",
+        "[1]",
+        "[]",
+        "{\"id\":1,}",
+        "{\"id\" 1}",
+        "{\"id\":1}x",
+        "{\"id\":1}{\"id\":2}",
+        "null",
+        "\"x\"",
+        "{\"id\":tru,\"method\":\"x\"}",
+        "{'id':1}",
+        "\u{0}",
+        "{\"a\":\"",
+        "[{\"id\":1},]",
+        "{\"id\":{}",
     ] {
         let (_, scans) = cut(format!("{line}\n").as_bytes(), &[3]);
         assert_eq!(scans[0].kind, Kind::Opaque, "{line}");
@@ -92,7 +110,10 @@ fn what_is_no_message_is_opaque() {
 
 #[test]
 fn a_long_line_streams_and_is_known_in_the_end() {
-    let line = format!("{{\"result\":{{\"text\":\"{}\"}},\"jsonrpc\":\"2.0\",\"id\":41}}\n", "x\\\"y".repeat(1 << 20));
+    let line = format!(
+        "{{\"result\":{{\"text\":\"{}\"}},\"jsonrpc\":\"2.0\",\"id\":41}}\n",
+        "x\\\"y".repeat(1 << 20)
+    );
     let (mut lines, mut most, mut parts, mut ids) = (Lines::default(), 0, 0, Vec::new());
     for chunk in line.as_bytes().chunks(1 << 16) {
         lines.feed(chunk, |piece| match piece {
@@ -129,8 +150,11 @@ fn any_json(depth: u32) -> BoxedStrategy<Value> {
     leaf.prop_recursive(depth, 24, 4, |inner| {
         prop_oneof![
             prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
-            prop::collection::vec(("[a-zA-Z\"\\\\]{0,8}|id|method|params|_meta|name|progressToken", inner), 0..4)
-                .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+            prop::collection::vec(
+                ("[a-zA-Z\"\\\\]{0,8}|id|method|params|_meta|name|progressToken", inner),
+                0..4
+            )
+            .prop_map(|entries| Value::Object(entries.into_iter().collect())),
         ]
     })
     .boxed()

@@ -321,4 +321,27 @@ mod tests {
         assert_eq!(message.subscription(), Some("9"));
         assert_eq!(message.with_subscription("\"l\""), change.replace(":9", ":\"l\""));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused(text in ".{0,200}", keys in proptest::collection::vec("(id|method|params|result|error|jsonrpc)", 0..6)) {
+            let _ = messages(&text);
+            let odd: Vec<String> = keys.iter().map(|k| format!("\"{k}\":{}", serde_json::json!(text))).collect();
+            let _ = messages(&format!("{{{}}}", odd.join(",")));
+        }
+
+        #[test]
+        fn a_replaced_id_is_the_only_difference(id in ".{0,20}", x in proptest::num::i64::ANY, text in ".{0,40}") {
+            let sent = serde_json::json!({
+                "params": { "_meta": { "progressToken": id, "x": x }, "text": text }, "id": id, "method": "m", "jsonrpc": "2.0",
+            });
+            let message = Message::parse(sent.to_string()).unwrap();
+            let mut changed: Value = serde_json::from_str(&message.with_id("77", Some("78"))).unwrap();
+            proptest::prop_assert_eq!(&changed["id"], 77);
+            proptest::prop_assert_eq!(&changed["params"]["_meta"]["progressToken"], 78);
+            changed["id"] = sent["id"].clone();
+            changed["params"]["_meta"]["progressToken"] = sent["id"].clone();
+            proptest::prop_assert_eq!(changed, sent);
+        }
+    }
 }

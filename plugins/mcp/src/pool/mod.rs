@@ -90,7 +90,7 @@ async fn run(kernel: Kernel, cx: CommandContext, args: Args) -> Result<Value> {
             .hint("add --expose if that is wanted"));
     }
     let servers = options::servers(&args, &kernel, &around.home)?;
-    let (token, made) = token(&args)?;
+    let (token, word) = token(&args, &around.home)?;
     let clock = SystemClock::shared();
     let limits = Limits {
         servers: args.max_servers,
@@ -126,7 +126,7 @@ async fn run(kernel: Kernel, cx: CommandContext, args: Args) -> Result<Value> {
     }
     let listener = http::listen(args.listen).await?;
     let bound = listener.local_addr().map_err(|e| Error::io("the listener's address", &e))?;
-    announce(&around, bound, &routes, token.as_deref().filter(|_| made))?;
+    announce(&around, bound, &routes, word.as_deref())?;
     let front = Arc::new(Front {
         routes,
         gate: Gate::new(bound, token, &args.allow_host, &args.allow_origin),
@@ -143,33 +143,37 @@ async fn run(kernel: Kernel, cx: CommandContext, args: Args) -> Result<Value> {
     Err(Error::new(ErrorKind::Cancelled, "asked to end"))
 }
 
-/// The token that clients must show, and whether it was made up here.
-fn token(args: &Args) -> Result<(Option<String>, bool)> {
+/// The token that clients must show, and what to say about it.
+fn token(args: &Args, home: &Path) -> Result<(Option<String>, Option<String>)> {
     let said = args.token.clone().or_else(|| std::env::var("HMS_MCP_TOKEN").ok()).filter(|t| !t.is_empty());
     match (said.as_deref(), &args.token_file) {
-        (Some("none"), _) if args.listen.ip().is_loopback() => Ok((None, false)),
+        (Some("none"), _) if args.listen.ip().is_loopback() => Ok((None, None)),
         (Some("none"), _) => Err(Error::argument("token", format!("may not be none at {}", args.listen))
             .hint("who is not on this machine must carry a token")),
-        (Some(token), None) => Ok((Some(token.to_owned()), false)),
+        (Some(token), None) => Ok((Some(token.to_owned()), None)),
         (Some(_), Some(_)) => Err(Error::argument("token_file", "excludes a token given directly")),
-        (None, Some(file)) => token_of(file).map(|token| (Some(token), false)),
-        (None, None) => Ok((Some(session::secret()?), true)),
+        (None, Some(file)) => token_of(file),
+        (None, None) => {
+            os::files::create_private_dir(home).map_err(|e| Error::io(home.display(), &e))?;
+            token_of(&home.join("mcp-pool.token"))
+        }
     }
 }
 
-/// The token in a file that only we can read; made up when there is no such file.
-fn token_of(file: &Path) -> Result<String> {
+/// The token in a file that only we can read, so that clients know it tomorrow too; made up when there is none.
+fn token_of(file: &Path) -> Result<(Option<String>, Option<String>)> {
     let error = |e| Error::io(file.display(), &e);
     match std::fs::read_to_string(file) {
         Ok(text) if text.trim().is_empty() => {
             Err(Error::argument("token_file", format!("{} is empty", file.display())))
         }
-        Ok(text) => Ok(text.trim().to_owned()),
+        Ok(text) => Ok((Some(text.trim().to_owned()), Some(format!("the token is in {}", file.display())))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
             let token = session::secret()?;
             let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
             made.and_then(|mut f| writeln!(f, "{token}")).map_err(error)?;
-            Ok(token)
+            let word = format!("token {token} (kept in {})", file.display());
+            Ok((Some(token), Some(word)))
         }
         Err(e) => Err(error(e)),
     }
@@ -179,15 +183,15 @@ fn announce(
     around: &Surroundings,
     bound: SocketAddr,
     routes: &[(String, Backend)],
-    token: Option<&str>,
+    word: Option<&str>,
 ) -> Result<()> {
     let mut err = os::files::lent(around.stdio[2]).map_err(|e| Error::io("standard error", &e))?;
     for (path, _) in routes {
         // Whoever closed standard error does not want to know.
         let _ = writeln!(err, "listening at http://{bound}{path}");
     }
-    if let Some(token) = token {
-        let _ = writeln!(err, "token {token}");
+    if let Some(word) = word {
+        let _ = writeln!(err, "{word}");
     }
     Ok(())
 }

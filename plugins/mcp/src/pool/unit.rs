@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{
     link::{Launch, Line, Said},
-    message::{self, META_CAPABILITIES, META_VERSION, Message},
+    message::{self, Kind, META_CAPABILITIES, META_VERSION, Message},
     modern,
     mux::Mux,
     stream::Stream,
@@ -322,7 +322,9 @@ impl Unit {
         if inner.life != life {
             return;
         }
-        inner.used = self.clock.now();
+        if messages.iter().any(|m| m.kind == Kind::Response) {
+            inner.used = self.clock.now(); // a server that talks to itself is idle all the same
+        }
         messages.into_iter().for_each(|m| inner.mux.hear(m));
         if inner.mux.take_tools_changed() {
             self.tools_stale.store(true, Ordering::Relaxed);

@@ -59,7 +59,8 @@ impl Asked {
 
     /// The server takes a request back. What the client knows it by, when that is another id.
     pub(crate) fn cancelled(&mut self, id: &Id) -> Option<Id> {
-        let alias = self.current.iter().find(|(_, own)| own.as_ref() == Some(id)).map(|(alias, _)| alias.clone());
+        let alias =
+            self.current.iter().find(|(_, own)| own.as_ref() == Some(id)).map(|(alias, _)| alias.clone());
         self.current.remove(alias.as_ref().unwrap_or(id));
         alias
     }

@@ -26,6 +26,8 @@ pub(crate) struct Call {
     pub(crate) due: Mono,
     /// With the server, rather than held back.
     pub(crate) sent: bool,
+    /// Where its line ends among the bytes that the server was given.
+    pub(crate) end_at: u64,
     /// Was with a server that died, and is on its second try.
     pub(crate) again: bool,
     /// Its line, while it may have to be sent again.
@@ -54,6 +56,11 @@ impl Call {
     pub(crate) fn key(&self) -> &str {
         self.tool.as_deref().unwrap_or(&self.method)
     }
+
+    /// It makes the conversation rather than being a part of it: every server gets it anew.
+    pub(crate) fn is_of_the_session(&self) -> bool {
+        self.listens.is_some() || &*self.method == "initialize"
+    }
 }
 
 /// All of them, by id.
@@ -79,6 +86,7 @@ impl Calls {
             since: now,
             due: now,
             sent: false,
+            end_at: 0,
             again: false,
             kept: None,
             token: envelope.token.clone(),
@@ -152,6 +160,7 @@ impl Calls {
         self.by_id.values().any(|c| c.sent && c.listens.is_none())
     }
 
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.by_id.len()
     }

@@ -3,9 +3,7 @@
 use hms_core::clock::Mono;
 use serde_json::Value;
 
-use super::{
-    Action, Fact, Out, Own, Phase, Relay, Stream, asked::Whose, calls::Listens, known::params_of,
-};
+use super::{Action, Fact, Out, Own, Phase, Relay, Stream, asked::Whose, calls::Listens, known::params_of};
 use crate::jsonrpc::{Envelope, Id, Kind, Piece, Scan, respond, with_id};
 
 impl Relay {
@@ -61,7 +59,7 @@ impl Relay {
         {
             let ids = parts.iter().filter_map(|part| part.as_request().map(|(id, _)| id));
             let answers: Vec<String> = ids.map(|id| failure.answer(id)).collect();
-            self.to_client(format!("[{}]\n", answers.join(",")).as_bytes(), out);
+            self.tell_client(format!("[{}]\n", answers.join(",")).as_bytes(), out);
             return;
         }
         let batch = self.calls.batch();
@@ -84,7 +82,8 @@ impl Relay {
             return false;
         }
         let (Some((id, method)), Some(line)) = (envelope.as_request(), line) else { return true };
-        let params = || params_of(line).and_then(|p| serde_json::from_str::<Value>(p).ok()).unwrap_or_default();
+        let params =
+            || params_of(line).and_then(|p| serde_json::from_str::<Value>(p).ok()).unwrap_or_default();
         if let Some(call) = self.calls.get_mut(id) {
             match method {
                 "subscriptions/listen" => {
@@ -135,7 +134,7 @@ impl Relay {
                 let Some(result) = self.known.greeting_from_memory() else { return false };
                 self.known.greeted = true;
                 self.known.greeting = serde_json::from_str(&result).ok();
-                self.to_client(&respond(id, &result), out);
+                self.tell_client(&respond(id, &result), out);
                 if matches!(self.phase, Phase::Up(_)) {
                     self.greet(now, out);
                 }
@@ -148,7 +147,7 @@ impl Relay {
                 let tools = self.known.memory.tools.as_ref().map(|t| t.get().to_owned());
                 let Some(tools) = tools.filter(|_| first) else { return false };
                 self.known.listed(&tools, false);
-                self.to_client(&respond(id, &tools), out);
+                self.tell_client(&respond(id, &tools), out);
                 if !comes_up {
                     self.verify_tools(out);
                 }
@@ -158,7 +157,7 @@ impl Relay {
                 let Some(known) = self.known.memory.discovery.as_ref().map(|d| d.get().to_owned()) else {
                     return false;
                 };
-                self.to_client(&respond(id, &known), out);
+                self.tell_client(&respond(id, &known), out);
                 if !comes_up {
                     let params = self.known.own_params(Value::Object(serde_json::Map::new()));
                     self.ask(Own::Discovery, "server/discover", params.as_deref(), out);
@@ -198,10 +197,10 @@ impl Relay {
     fn pass(&mut self, now: Mono, line: &[u8], ids: Vec<Id>, out: &mut Out) {
         match self.phase {
             Phase::Up(_) => {
+                self.tell_server(line, out);
                 for id in &ids {
                     self.mark_sent(now, id, Some(line));
                 }
-                self.to_server(line, out);
             }
             // Requests were answered before; there is nobody for anything else.
             Phase::GivenUp(_) | Phase::Halted(None) => {}
@@ -212,7 +211,7 @@ impl Relay {
     /// Hands a line on that means something to this server alone.
     fn pass_now(&mut self, line: &[u8], out: &mut Out) {
         if matches!(self.phase, Phase::Up(_) | Phase::Greeting { .. }) {
-            self.to_server(line, out);
+            self.tell_server(line, out);
         }
     }
 
@@ -220,12 +219,12 @@ impl Relay {
     pub(super) fn mark_sent(&mut self, now: Mono, id: &Id, line: Option<&[u8]>) {
         let Some(call) = self.calls.get_mut(id) else { return };
         call.sent = true;
+        call.end_at = self.given;
         self.used |= call.tool.is_some();
         let watched = call.listens.is_none() && &*call.method != "initialize";
         call.due = if watched { self.hang.begin(now) } else { Mono::MAX };
-        if let Some(line) = line
-            && self.may_go_again(id)
-        {
+        // Also what may not be made twice: a server that dies may not have read it.
+        if let Some(line) = line.filter(|_| call.batch.is_none()) {
             self.calls.keep(id, line);
         }
     }
@@ -246,7 +245,7 @@ impl Relay {
             Stream::Passing => {
                 self.passed = now;
                 self.hang.begin(now);
-                out.server.extend_from_slice(bytes);
+                self.give(bytes, out);
             }
             Stream::Holding => {
                 if let Some(held) = self.held.back_mut() {
@@ -289,7 +288,7 @@ impl Relay {
                     self.mark_sent(now, id, None);
                 }
                 let after = std::mem::take(&mut self.after_client);
-                out.server.extend_from_slice(&after);
+                self.give(&after, out);
             }
             Stream::None | Stream::Dropping(_) => {}
         }

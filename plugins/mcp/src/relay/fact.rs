@@ -5,7 +5,7 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -107,6 +107,14 @@ pub(crate) enum Fact {
     Closed,
 }
 
+impl Fact {
+    /// Whether who listens should hear of it at once. The others come in great numbers, and waking a thread for
+    /// each would cost the call more than all else.
+    pub(crate) fn is_pressing(&self) -> bool {
+        !matches!(self, Self::Call { .. } | Self::Stderr { .. } | Self::ToolsChanged | Self::Refused { .. })
+    }
+}
+
 fn as_ms<S: serde::Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_f64(duration.as_secs_f64() * 1e3)
 }
@@ -121,13 +129,24 @@ pub(crate) struct Facts(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     queue: Mutex<Queue>,
+    /// There is something where there was nothing.
     news: Notify,
+    /// There is something pressing, or much.
+    pressing: Notify,
 }
 
 #[derive(Default)]
 struct Queue {
     facts: VecDeque<Fact>,
     lost: u64,
+    pressing: bool,
+}
+
+impl Queue {
+    fn take(&mut self) -> (Vec<Fact>, u64) {
+        self.pressing = false;
+        (self.facts.drain(..).collect(), std::mem::take(&mut self.lost))
+    }
 }
 
 /// A queue of facts and its two ends.
@@ -139,15 +158,23 @@ pub(crate) fn facts() -> (Reporter, Facts) {
 impl Reporter {
     /// Tells a fact. Never waits; the oldest is forgotten when nobody listens fast enough.
     pub(crate) fn tell(&self, fact: Fact) {
-        {
+        let (first, presses) = {
             let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
             if queue.facts.len() == KEPT {
                 queue.facts.pop_front();
                 queue.lost += 1;
             }
+            let presses = !queue.pressing && (fact.is_pressing() || queue.facts.len() >= KEPT / 2);
+            queue.pressing |= presses;
             queue.facts.push_back(fact);
+            (queue.facts.len() == 1, presses)
+        };
+        if first {
+            self.0.news.notify_one();
         }
-        self.0.news.notify_one();
+        if presses {
+            self.0.pressing.notify_one();
+        }
     }
 }
 
@@ -157,14 +184,35 @@ impl Facts {
     pub(crate) async fn next(&mut self) -> (Vec<Fact>, u64) {
         loop {
             {
-                let mut queue = self.0.queue.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut queue = self.queue();
                 if !queue.facts.is_empty() {
-                    let lost = std::mem::take(&mut queue.lost);
-                    return (queue.facts.drain(..).collect(), lost);
+                    return queue.take();
                 }
             }
             self.0.news.notified().await;
         }
+    }
+
+    /// The same, but waits until one of them is pressing, or until there are many.
+    pub(crate) async fn pressing(&mut self) -> (Vec<Fact>, u64) {
+        loop {
+            {
+                let mut queue = self.queue();
+                if queue.pressing {
+                    return queue.take();
+                }
+            }
+            self.0.pressing.notified().await;
+        }
+    }
+
+    /// What there is now.
+    pub(crate) fn take(&mut self) -> (Vec<Fact>, u64) {
+        self.queue().take()
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -183,5 +231,20 @@ mod tests {
         assert_eq!(told[0], Fact::Stderr { line: "3".into() });
         reporter.tell(Fact::Closed);
         assert_eq!(facts.next().await, (vec![Fact::Closed], 0));
+    }
+
+    #[tokio::test]
+    async fn only_what_presses_wakes_who_waits_for_that() {
+        let (reporter, mut facts) = facts();
+        let call = || Fact::Call { tool: "x".into(), took: Duration::ZERO, ok: true };
+        reporter.tell(call());
+        let early = tokio::time::timeout(Duration::from_millis(20), facts.pressing()).await;
+        assert!(early.is_err(), "a call does not press");
+        reporter.tell(Fact::Halted);
+        assert_eq!(facts.pressing().await.0, [call(), Fact::Halted]);
+        (0..=KEPT / 2).for_each(|_| reporter.tell(call()));
+        assert_eq!(facts.pressing().await.0.len(), KEPT / 2 + 1, "many press");
+        reporter.tell(call());
+        assert_eq!((facts.take(), facts.take()), ((vec![call()], 0), (Vec::new(), 0)));
     }
 }

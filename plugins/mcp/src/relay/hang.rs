@@ -115,7 +115,8 @@ impl Relay {
         if self.hang.look.is_none_or(|at| now < at) {
             return;
         }
-        let due: Vec<(&Call, Mono)> = self.calls.iter().filter(|(_, c)| c.sent && now >= c.due).map(|(_, c)| (c, c.since)).collect();
+        let due: Vec<(&Call, Mono)> =
+            self.calls.iter().filter(|(_, c)| c.sent && now >= c.due).map(|(_, c)| (c, c.since)).collect();
         // A long request that the server does not take either: it has stopped to read.
         let stuck = matches!(self.from_client, Stream::Passing)
             && self.hang.timeout.is_some_and(|timeout| now >= self.passed.saturating_add(timeout));
@@ -175,7 +176,12 @@ impl Relay {
         // Who is interrupted by a user at once is not suspected of anything.
         let suspected = timed_out || waited >= self.hang.window();
         let quiet = now.saturating_sub(self.hang.sign) >= self.hang.window() && !self.asked.any();
-        if suspected && quiet && self.hang.timeout.is_some() && self.hang.probe.is_none() && matches!(self.phase, Phase::Up(_)) {
+        if suspected
+            && quiet
+            && self.hang.timeout.is_some()
+            && self.hang.probe.is_none()
+            && matches!(self.phase, Phase::Up(_))
+        {
             self.probe(now, vec![call.key().to_owned()], call.since, true, out);
         }
     }

@@ -164,7 +164,8 @@ impl Known {
         };
         self.learn(&tools);
         if !later_page {
-            self.unsaved |= more != self.memory.tools.is_none() || differs(self.memory.tools.as_deref(), result);
+            self.unsaved |=
+                more != self.memory.tools.is_none() || differs(self.memory.tools.as_deref(), result);
             self.memory.tools = raw(result).filter(|_| !more);
             self.shown = Some(Shown::default());
         }

@@ -12,7 +12,7 @@ use hms_core::{
 };
 use serde_json::json;
 
-use super::{Action, Doom, Ending, Fact, Own, Out, Phase, Relay, Resend, Stream, server::cancelled};
+use super::{Action, Doom, Ending, Fact, Out, Own, Phase, Relay, Resend, Stream, server::cancelled};
 use crate::jsonrpc::{Failure, Id};
 
 /// Requests that only read, or that come to the same when made twice.
@@ -82,6 +82,7 @@ impl Relay {
 
     pub(super) fn start(&mut self, now: Mono, out: &mut Out) {
         self.life += 1;
+        self.given = 0;
         self.phase = Phase::Starting(now);
         self.heard = false;
         self.used = false;
@@ -137,10 +138,10 @@ impl Relay {
             }
         }
         for held in std::mem::take(&mut self.held) {
+            self.tell_server(&held.bytes, out);
             for id in &held.ids {
                 self.mark_sent(now, id, Some(&held.bytes));
             }
-            self.to_server(&held.bytes, out);
             if !held.whole {
                 self.from_client = Stream::Passing;
             }
@@ -200,18 +201,22 @@ impl Relay {
             return;
         }
         let sent = self.calls.ids(true);
-        let decision = self.blame(now, doom.as_ref(), &sent);
+        // What it had not read to the end it cannot have carried out, and does not answer for.
+        let read = ending.read.unwrap_or(u64::MAX);
+        let (unread, had): (Vec<Id>, Vec<Id>) =
+            sent.iter().cloned().partition(|id| self.calls.get(id).is_some_and(|call| call.end_at > read));
+        let decision = self.blame(now, doom.as_ref(), &had);
         if matches!(self.from_client, Stream::Passing) {
             let failure = self.crash_failure("a request that was on its way", &reason, ending, false);
             self.from_client = Stream::Dropping(Box::new(failure));
         }
         let lost = self.settings.stateful && self.used;
-        let (failed, again) = self.settle(&sent, &reason, ending, lost, out);
+        let (failed, again) = self.settle(&sent, &unread, &reason, ending, lost, out);
         if lost && failed.tools == 0 {
             self.session_lost = Some(reason.clone());
         }
         for id in self.asked.server_gone() {
-            self.to_client(&cancelled(&id, &format!("the server that asked {reason}")), out);
+            self.tell_client(&cancelled(&id, &format!("the server that asked {reason}")), out);
         }
         let exited = Fact::Exited {
             life,
@@ -246,7 +251,7 @@ impl Relay {
     /// Charges an end to whom it belongs, and says what follows.
     fn blame(&mut self, now: Mono, doom: Option<&Doom>, sent: &[Id]) -> Decision {
         let keys: BTreeSet<String> = match doom {
-            Some(Doom::Asked(_) | Doom::Halted) => {
+            Some(Doom::Halted) => {
                 self.restarts.clear();
                 return Decision::Restart(Duration::ZERO);
             }
@@ -261,7 +266,8 @@ impl Relay {
         };
         let intensity = self.settings.intensity;
         if keys.is_empty() {
-            let policy = RestartPolicy { intensity, backoff: self.settings.backoff, ..RestartPolicy::default() };
+            let policy =
+                RestartPolicy { intensity, backoff: self.settings.backoff, ..RestartPolicy::default() };
             return self.restarts.on_exit(&policy, now, false, &self.rng);
         }
         let most = keys.iter().map(|key| self.strikes.add(key, now, &intensity)).max().unwrap_or(1);
@@ -271,16 +277,25 @@ impl Relay {
     }
 
     /// Answers what was with the server, or puts it first in the queue for the next one.
-    fn settle(&mut self, sent: &[Id], reason: &str, ending: &Ending, lost: bool, out: &mut Out) -> (Failed, usize) {
+    fn settle(
+        &mut self,
+        sent: &[Id],
+        unread: &[Id],
+        reason: &str,
+        ending: &Ending,
+        lost: bool,
+        out: &mut Out,
+    ) -> (Failed, usize) {
         let (mut failed, mut again, mut lines) = (Failed::default(), 0, Vec::new());
         let mut batches: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         for id in sent {
+            let unread = unread.contains(id);
+            let repeats = unread || self.may_go_again(id);
             let Some(call) = self.calls.get_mut(id) else { continue };
             call.sent = false;
-            let repeats = call.listens.is_some() || !call.again;
-            let tool = call.tool.is_some();
+            let (tool, twice) = (call.tool.is_some(), call.again);
             if repeats && !(lost && tool) {
-                call.again |= call.listens.is_none();
+                call.again |= !unread && !call.is_of_the_session();
                 if let Some(line) = self.calls.take_kept(id) {
                     again += 1;
                     lines.push((id.clone(), line));
@@ -292,7 +307,7 @@ impl Relay {
             failed.tools += usize::from(tool);
             let failure = match &call.tool {
                 Some(tool) if lost => self.lost_session_failure(tool, reason),
-                _ => self.crash_failure(call.key(), reason, ending, call.again && !repeats),
+                _ => self.crash_failure(call.key(), reason, ending, twice),
             };
             match call.batch {
                 Some(batch) => batches.entry(batch).or_default().push(failure.answer(id)),
@@ -300,7 +315,7 @@ impl Relay {
             }
         }
         for answers in batches.into_values() {
-            self.to_client(format!("[{}]\n", answers.join(",")).as_bytes(), out);
+            self.tell_client(format!("[{}]\n", answers.join(",")).as_bytes(), out);
         }
         for (id, line) in lines.into_iter().rev() {
             self.held_bytes += line.len();
@@ -315,7 +330,7 @@ impl Relay {
         if call.listens.is_some() {
             return true;
         }
-        if call.again {
+        if call.again && !call.is_of_the_session() {
             return false;
         }
         match (&call.tool, self.settings.resend) {
@@ -392,7 +407,9 @@ impl Relay {
     pub(super) fn halted_failure(&self) -> Failure {
         let name = &self.settings.name;
         Failure {
-            message: format!("the MCP server `{name}` was stopped on purpose; start its agent to use it again"),
+            message: format!(
+                "the MCP server `{name}` was stopped on purpose; start its agent to use it again"
+            ),
             data: json!({"reason": "stopped"}),
         }
     }
@@ -489,7 +506,6 @@ impl Doom {
                 hms_core::bytesize::approximate(*limit)
             ),
             Self::Halted => "was stopped on purpose".into(),
-            Self::Asked(reason) => format!("was restarted ({reason})"),
             Self::NoGreeting(reason) => reason.clone(),
         }
     }
@@ -498,4 +514,3 @@ impl Doom {
 fn whole_seconds(duration: Duration) -> Duration {
     Duration::from_secs(duration.as_secs() + u64::from(duration.subsec_nanos() > 0))
 }
-

@@ -41,7 +41,6 @@ use serde_json::Value;
 use self::{asked::Asked, calls::Calls, hang::Hang, known::Known, life::Strikes};
 use crate::jsonrpc::{Failure, Id, Scan};
 
-#[allow(unused_imports, reason = "the rooms that show servers use them")]
 pub(crate) use self::{
     fact::{Fact, Facts, Reporter, facts},
     known::Memory,
@@ -101,6 +100,8 @@ pub(crate) struct Ending {
     pub(crate) signal: Option<i32>,
     /// The last that it wrote to its standard error.
     pub(crate) last_words: Option<String>,
+    /// How many of the bytes it was given it had read; `None`: not known, it may have read all.
+    pub(crate) read: Option<u64>,
 }
 
 /// Where the server is in its life.
@@ -127,7 +128,6 @@ enum Phase {
 enum Doom {
     Hang { tools: Vec<String>, waited: Duration },
     Memory { used: u64, limit: u64 },
-    Asked(String),
     Halted,
     NoGreeting(String),
 }
@@ -185,6 +185,8 @@ pub(crate) struct Relay {
     from_client: Stream,
     /// When the server last took a part of it.
     passed: Mono,
+    /// Bytes that this life was given.
+    given: u64,
     /// What the server is to get when that line has ended.
     after_client: Vec<u8>,
     /// A long line of the server's is on its way to the client.
@@ -233,6 +235,7 @@ impl Relay {
             held_bytes: 0,
             from_client: Stream::None,
             passed: Mono::ZERO,
+            given: 0,
             after_client: Vec::new(),
             from_server: false,
             after_server: Vec::new(),
@@ -261,6 +264,7 @@ impl Relay {
     }
 
     /// Requests of the client that wait for an answer.
+    #[cfg(test)]
     pub(crate) fn in_flight(&self) -> usize {
         self.calls.len()
     }
@@ -294,7 +298,11 @@ impl Relay {
             Phase::Down(at) if now >= at => self.start(now, out),
             Phase::Greeting { until, .. } if now >= until => {
                 let waited = hms_core::duration::format(self.settings.start_timeout);
-                self.doom_it(Doom::NoGreeting(format!("did not answer `initialize` within {waited}")), false, out);
+                self.doom_it(
+                    Doom::NoGreeting(format!("did not answer `initialize` within {waited}")),
+                    false,
+                    out,
+                );
             }
             Phase::Halted(Some(until)) if now >= until => {
                 self.phase = Phase::Halted(None);
@@ -311,17 +319,6 @@ impl Relay {
         if !self.closing {
             self.closing = true;
             out.actions.push(Action::Tell(Fact::Closed));
-        }
-    }
-
-    /// Somebody asks for a restart. A server that was given up is tried again.
-    pub(crate) fn restart(&mut self, now: Mono, reason: &str, out: &mut Out) {
-        match self.phase {
-            Phase::Up(_) | Phase::Greeting { .. } => self.doom_it(Doom::Asked(reason.to_owned()), true, out),
-            Phase::GivenUp(_) => self.revive(now, out),
-            Phase::Down(_) if self.life > 0 => self.start(now, out),
-            Phase::Halted(_) => self.resume(now, out),
-            Phase::Down(_) | Phase::Starting(_) | Phase::Ending => {}
         }
     }
 
@@ -347,7 +344,7 @@ impl Relay {
     }
 
     /// Bytes for the client that are ours; not into the middle of a line.
-    fn to_client(&mut self, bytes: &[u8], out: &mut Out) {
+    fn tell_client(&mut self, bytes: &[u8], out: &mut Out) {
         if self.from_server {
             self.after_server.extend_from_slice(bytes);
         } else {
@@ -356,12 +353,18 @@ impl Relay {
     }
 
     /// Bytes for the server that are ours; not into the middle of a line.
-    fn to_server(&mut self, bytes: &[u8], out: &mut Out) {
+    fn tell_server(&mut self, bytes: &[u8], out: &mut Out) {
         if matches!(self.from_client, Stream::Passing) {
             self.after_client.extend_from_slice(bytes);
         } else {
-            out.server.extend_from_slice(bytes);
+            self.give(bytes, out);
         }
+    }
+
+    /// The next bytes for the server.
+    fn give(&mut self, bytes: &[u8], out: &mut Out) {
+        self.given += bytes.len() as u64;
+        out.server.extend_from_slice(bytes);
     }
 
     /// Sends a request of ours.
@@ -370,13 +373,13 @@ impl Relay {
         let id = Id::of_text(&format!("{}{}", self.tag, self.next_own));
         let line = crate::jsonrpc::request(&id, method, params);
         self.own.insert(id, own);
-        self.to_server(&line, out);
+        self.tell_server(&line, out);
     }
 
     /// Answers a request with an error of ours.
     fn fail(&mut self, id: &Id, failure: &Failure, out: &mut Out) {
         let line = failure.answer(id) + "\n";
-        self.to_client(line.as_bytes(), out);
+        self.tell_client(line.as_bytes(), out);
     }
 
     fn hold(&mut self, bytes: Vec<u8>, ids: Vec<Id>, whole: bool) {

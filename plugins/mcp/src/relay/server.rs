@@ -4,7 +4,8 @@ use hms_core::clock::Mono;
 use serde_json::{Value, json};
 
 use super::{
-    Action, Doom, Fact, Out, Own, Phase, Relay, calls::Call,
+    Action, Doom, Fact, Out, Own, Phase, Relay,
+    calls::Call,
     known::{result_of, subscription_of},
     parts,
 };
@@ -197,11 +198,11 @@ impl Relay {
         self.known.greeting = Some(new);
         self.save(out);
         if self.known.initialized {
-            self.to_server(&notification("notifications/initialized", None), out);
+            self.tell_server(&notification("notifications/initialized", None), out);
         }
         self.come_up(now, out);
         for list in stale {
-            self.to_client(&notification(&format!("notifications/{list}/list_changed"), None), out);
+            self.tell_client(&notification(&format!("notifications/{list}/list_changed"), None), out);
         }
     }
 
@@ -236,7 +237,7 @@ impl Relay {
         const METHOD: &str = "notifications/tools/list_changed";
         out.actions.push(Action::Tell(Fact::ToolsChanged));
         if !self.known.stateless {
-            return self.to_client(&notification(METHOD, None), out);
+            return self.tell_client(&notification(METHOD, None), out);
         }
         // Since 2026-07-28 it goes to those who asked for it, in their subscription.
         let listeners: Vec<Id> = self
@@ -248,7 +249,7 @@ impl Relay {
         for id in listeners {
             let id: Value = serde_json::from_str(id.as_json()).unwrap_or_default();
             let meta = json!({"_meta": {"io.modelcontextprotocol/subscriptionId": id}});
-            self.to_client(&notification(METHOD, Some(meta)), out);
+            self.tell_client(&notification(METHOD, Some(meta)), out);
         }
     }
 }

@@ -23,7 +23,10 @@ mod session;
 mod stdio;
 mod tools;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use hms_core::{
     Error, ErrorKind, Kernel, Result,
@@ -33,6 +36,7 @@ use hms_core::{
 use rmcp::model::Tool;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
 use changes::{Change, Hub, PATTERNS, changes as changes_of};
 use link::Link;
@@ -91,8 +95,11 @@ async fn serve(kernel: Kernel, cx: CommandContext, args: Serve) -> Result<Value>
         choice: Choice { read_only: args.read_only, patterns: args.tools },
         hub: Arc::new(Hub::default()),
         known: Mutex::default(),
+        changes: AtomicU64::new(0),
     });
-    let listening = Guard(tokio::spawn(listen_to_host(server.clone())).abort_handle());
+    // From before the first client can attach.
+    let attachments = server.link.attachments();
+    let listening = Guard(tokio::spawn(listen_to_host(server.clone(), attachments)).abort_handle());
     let served = match args.listen {
         None => stdio::serve(&server, &cx).await,
         Some(address) => http::serve(&server, &cx, &address, args.token).await,
@@ -123,6 +130,8 @@ pub(crate) struct Server {
     choice: Choice,
     hub: Arc<Hub>,
     known: Mutex<Known>,
+    /// How often the tools may have changed.
+    changes: AtomicU64,
 }
 
 /// The tools as they were last seen.
@@ -137,10 +146,16 @@ impl Server {
     /// The tools there are now: those of the host that runs; where none runs, those of this program, which are
     /// what the host would offer that is started by the first call.
     async fn tools(&self) -> Vec<Tool> {
-        let (catalog, _) = self.look().await;
-        let tools = catalog.tools();
-        self.known().told = Some(tools.clone());
-        tools
+        loop {
+            let seen = self.changes.load(Ordering::Acquire);
+            let (catalog, _) = self.look().await;
+            let tools = catalog.tools();
+            self.known().told = Some(tools.clone());
+            // What changed while it was looked at is told now: who hears of the change compares with what was told.
+            if self.changes.load(Ordering::Acquire) == seen {
+                return tools;
+            }
+        }
     }
 
     /// The command behind a tool.
@@ -202,6 +217,7 @@ impl Server {
 
     /// Whether clients have to be told that the tools are others now.
     async fn tools_changed(&self) -> bool {
+        self.changes.fetch_add(1, Ordering::AcqRel);
         let Some(told) = self.known().told.clone() else { return false };
         let (catalog, _) = self.look().await;
         let now = catalog.tools();
@@ -221,8 +237,7 @@ impl Server {
 type Types = Vec<(String, Value)>;
 
 /// Hears what happens at each host that is attached to, and tells the listeners.
-async fn listen_to_host(server: Arc<Server>) {
-    let mut attachments = server.link.attachments();
+async fn listen_to_host(server: Arc<Server>, mut attachments: watch::Receiver<u64>) {
     while attachments.changed().await.is_ok() {
         let Some(client) = server.link.current().await else { continue };
         let patterns = PATTERNS.map(String::from).to_vec();

@@ -68,8 +68,7 @@ struct Args {
 
 /// Registers `mcp guard`, which only we run.
 pub(crate) fn run(to: &Registrar) -> Result<()> {
-    to.command(
-        CommandSpec::new("mcp guard", "End the processes of a wrapped server when its wrapper is killed")
+    let mut spec = CommandSpec::new("mcp guard", "End the processes of a wrapped server when its wrapper is killed")
             .about("Run by `mcp wrap` and `mcp pool` for themselves.")
             .args(
                 json!({
@@ -81,7 +80,10 @@ pub(crate) fn run(to: &Registrar) -> Result<()> {
             .caller()
             .destructive()
             .example("mcp guard --realm /srv/hms/wrap --id a1b2c3 </dev/null")
-            .hidden(),
+            .hidden();
+    spec.args["x-homeless"] = true.into();
+    to.command(
+        spec,
         handler(|_: CommandContext, args: Args| async move {
             let stand = move || {
                 let mut word = Vec::new();
@@ -91,7 +93,9 @@ pub(crate) fn run(to: &Registrar) -> Result<()> {
                     process::end(&args.realm, &args.id, Incarnations::All, None);
                 }
             };
-            tokio::task::spawn_blocking(stand).await.map_err(|e| Error::internal(format!("the guard: {e}")))?;
+            tokio::task::spawn_blocking(stand)
+                .await
+                .map_err(|e| Error::internal(format!("the guard: {e}")))?;
             Ok(Value::Null)
         }),
     )

@@ -14,7 +14,6 @@ mod process;
 mod supervised;
 mod supervisor;
 
-#[allow(unused_imports, reason = "the rooms that run servers use them")]
 pub(crate) use self::{
     guard::run as run_guard,
     process::Program,

@@ -3,7 +3,7 @@
 //! Whoever has bytes for a side puts them here under the lock of the conversation, which keeps their order, and
 //! writes them outside of it. One thread at a time writes; what others put meanwhile it takes with it.
 
-/// Who may take more while this much waits?  Nobody.
+/// While this much waits, no more is taken from the other side.
 pub(super) const FULL: usize = 1 << 20;
 /// A buffer that has grown beyond this is given back.
 const KEPT: usize = 128 << 10;
@@ -17,13 +17,23 @@ pub(super) struct Pipe<W> {
     to: Option<W>,
     /// Close it when all is written.
     closing: bool,
+    /// How many bytes were written.
+    written: u64,
     /// Which one it is, so that a writer that was held up does not touch its successor.
     number: u64,
 }
 
 impl<W: Clone> Pipe<W> {
     pub(super) fn new(number: u64, to: Option<W>) -> Self {
-        Self { waiting: Vec::new(), spare: Vec::new(), writing: false, to, closing: false, number }
+        Self {
+            waiting: Vec::new(),
+            spare: Vec::new(),
+            writing: false,
+            to,
+            closing: false,
+            written: 0,
+            number,
+        }
     }
 
     /// Puts bytes into the queue.
@@ -44,13 +54,14 @@ impl<W: Clone> Pipe<W> {
         Some((self.number, to, std::mem::replace(&mut self.waiting, spare)))
     }
 
-    /// What was taken is written, or cannot be: then nothing will be.
-    pub(super) fn done(&mut self, number: u64, mut buffer: Vec<u8>, ok: bool) {
+    /// So much of what was taken is written. When that is not all of it, the rest cannot be, and nothing will.
+    pub(super) fn done(&mut self, number: u64, mut buffer: Vec<u8>, written: usize) {
         if number != self.number {
             return;
         }
         self.writing = false;
-        if !ok {
+        self.written += written as u64;
+        if written < buffer.len() {
             self.to = None;
             self.waiting = Vec::new();
         }
@@ -70,6 +81,11 @@ impl<W: Clone> Pipe<W> {
         }
     }
 
+    /// Whether nobody is writing just now.
+    pub(super) fn is_quiet(&self) -> bool {
+        !self.writing
+    }
+
     /// Whether bytes wait that nobody is writing.
     pub(super) fn is_idle_with_bytes(&self) -> bool {
         !self.writing && !self.waiting.is_empty() && self.to.is_some()
@@ -85,7 +101,13 @@ impl<W: Clone> Pipe<W> {
         self.waiting.len() >= FULL
     }
 
+    /// How many bytes were written.
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
     /// Whether it can be written to.
+    #[cfg(test)]
     pub(super) fn is_open(&self) -> bool {
         self.to.is_some()
     }
@@ -102,7 +124,8 @@ mod tests {
         let (number, (), first) = pipe.take().expect("bytes");
         pipe.put(b"b");
         assert!(pipe.take().is_none(), "somebody writes");
-        pipe.done(number, first, true);
+        pipe.done(number, first, 1);
+        assert_eq!(pipe.written(), 1);
         assert!(pipe.is_idle_with_bytes());
         assert_eq!(pipe.take().expect("the rest").2, b"b");
     }
@@ -114,7 +137,7 @@ mod tests {
         let (number, (), bytes) = pipe.take().expect("bytes");
         pipe = Pipe::new(2, Some(()));
         pipe.put(b"b");
-        pipe.done(number, bytes, false);
+        pipe.done(number, bytes, 0);
         assert!(pipe.is_open() && pipe.is_idle_with_bytes());
     }
 
@@ -125,7 +148,7 @@ mod tests {
         let (number, (), bytes) = pipe.take().expect("bytes");
         pipe.close();
         assert!(pipe.is_open());
-        pipe.done(number, bytes, true);
+        pipe.done(number, bytes, 1);
         assert!(!pipe.is_open() && pipe.is_empty());
     }
 }

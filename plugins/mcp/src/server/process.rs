@@ -14,7 +14,8 @@ use std::{
 };
 
 use hms_core::os::{
-    Exit, Incarnations, KillTree, Process, ProcessId, Signal, Spawn, Token, descendants, kill_tree, tree_usage,
+    Exit, Incarnations, KillTree, Process, ProcessId, Signal, Spawn, Token, descendants, kill_tree,
+    tree_usage,
 };
 
 /// What is started.

@@ -76,8 +76,6 @@ pub(crate) struct Launch {
 /// What one may want of a supervised server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Order {
-    /// Replace it.
-    Restart(String),
     /// End it, at once or gently; calls wait a moment for a start, then they are refused.
     Halt {
         /// At once.
@@ -112,6 +110,8 @@ pub(super) struct Core {
     pub(super) out: Out,
     pub(super) client: Pipe<Arc<dyn Client>>,
     pub(super) server: Pipe<Arc<PipeWriter>>,
+    /// The same input, to ask what of it a dead server has not read; `None` once it is to be closed.
+    stdin: Option<Arc<PipeWriter>>,
     pub(super) actions: VecDeque<Action>,
     /// What the supervisor sleeps for.
     pub(super) alarm: Option<Mono>,
@@ -155,6 +155,7 @@ impl Supervised {
             out,
             client: Pipe::new(0, Some(client)),
             server: Pipe::new(0, None),
+            stdin: None,
             actions: VecDeque::new(),
             alarm: None,
             waiting: 0,
@@ -189,7 +190,7 @@ impl Supervised {
 
     /// Takes bytes from the client. Blocks while the server, or what is held back for it, takes no more.
     pub(crate) fn hear(&self, bytes: &[u8]) {
-        self.0.from_client(bytes);
+        self.0.hear(bytes);
     }
 
     /// The client went: by itself (0) or by this signal. The server gets what was said, then its input is
@@ -208,15 +209,9 @@ impl Supervised {
     /// Asks for something.
     pub(crate) fn order(&self, order: &Order) {
         self.0.with(|core, now| match order {
-            Order::Restart(reason) => core.relay.restart(now, reason, &mut core.out),
             Order::Halt { kill } => core.relay.halt(now, *kill, &mut core.out),
             Order::Resume => core.relay.resume(now, &mut core.out),
         });
-    }
-
-    /// Requests of the client that wait for an answer.
-    pub(crate) fn in_flight(&self) -> usize {
-        self.0.lock().relay.in_flight()
     }
 
     /// Waits until all is over: the server's exit code, or 128 and the signal that ended it.
@@ -264,7 +259,9 @@ impl Shared {
         let number = life.number;
         {
             let mut core = self.lock();
-            core.server = Pipe::new(number, Some(Arc::new(stdin)));
+            let stdin = Arc::new(stdin);
+            core.server = Pipe::new(number, Some(stdin.clone()));
+            core.stdin = Some(stdin);
             core.server_lines = Lines::default();
             core.last_words = None;
         }
@@ -276,7 +273,23 @@ impl Shared {
         Ok(Arc::new(life))
     }
 
-    fn from_client(&self, bytes: &[u8]) {
+    /// Closes the server's input as soon as all is written.
+    pub(super) fn close_stdin(&self) {
+        self.with(|core, _| {
+            core.stdin = None;
+            core.server.close();
+        });
+    }
+
+    /// How many of its bytes a server that is dead has read, when that can be told.
+    pub(super) fn read_by_server(&self) -> Option<u64> {
+        let core = self.lock();
+        let unread = rustix::io::ioctl_fionread(core.stdin.as_deref()?).ok()?;
+        // While somebody writes, what it has put into the pipe is not yet counted.
+        core.server.is_quiet().then(|| core.server.written().saturating_sub(unread))
+    }
+
+    fn hear(&self, bytes: &[u8]) {
         let mut core = self.lock();
         let now = self.clock.now();
         {
@@ -419,10 +432,11 @@ impl Shared {
     fn flush_client<'a>(&'a self, mut core: MutexGuard<'a, Core>) {
         while let Some((number, to, bytes)) = core.client.take() {
             drop(core);
-            let written = to.write(&bytes);
+            let length = bytes.len();
+            let written = to.write(&bytes).map_or(0, |()| length);
             core = self.lock();
-            core.client.done(number, bytes, written.is_ok());
-            if written.is_err() && core.close.is_none() {
+            core.client.done(number, bytes, written);
+            if written < length && core.close.is_none() {
                 core.relay.client_closed(&mut Out::default());
                 core.close = Some(0);
                 self.wake.notify_one();
@@ -440,10 +454,10 @@ impl Shared {
         while let Some((number, to, bytes)) = core.server.take() {
             drop(core);
             // A server that does not read any more has ended or will be found out.
-            let written = (&*to).write_all(&bytes);
+            let written = write(&to, &bytes);
             drop(to);
             core = self.lock();
-            core.server.done(number, bytes, written.is_ok());
+            core.server.done(number, bytes, written);
             if core.waiting > 0 {
                 self.room.notify_all();
             }
@@ -482,6 +496,20 @@ impl Shared {
         self.server_pump.notify_all();
         self.over.send_replace(Some(code));
     }
+}
+
+/// Writes, and says how much of it could be.
+fn write(mut to: &PipeWriter, bytes: &[u8]) -> usize {
+    let mut written = 0;
+    while written < bytes.len() {
+        match to.write(&bytes[written..]) {
+            Ok(0) => break,
+            Ok(more) => written += more,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    written
 }
 
 fn spawn_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {

@@ -60,7 +60,10 @@ async fn set_guard(shared: &Arc<Shared>) -> Option<Guard> {
     match set {
         Ok(Ok(guard)) => Some(guard),
         Ok(Err(e)) => {
-            say(shared, &format!("no guard: {e}; if this process is killed, what the server started may stay"));
+            say(
+                shared,
+                &format!("no guard: {e}; if this process is killed, what the server started may stay"),
+            );
             None
         }
         Err(_) => None,
@@ -133,7 +136,7 @@ impl Supervisor {
                     return;
                 }
                 if gently {
-                    self.shared.lock().server.close();
+                    self.shared.close_stdin();
                     self.kill_at = Some(Instant::now() + self.shared.launch.grace);
                 } else {
                     self.kill().await;
@@ -156,9 +159,12 @@ impl Supervisor {
     async fn start(&mut self, number: u64) {
         let shared = self.shared.clone();
         let begun = tokio::task::spawn_blocking(move || {
-            shared.launch.program.spawn(number).map_err(|e| e.to_string()).and_then(|spawned| {
-                shared.begin(spawned).map_err(|e| e.to_string())
-            })
+            shared
+                .launch
+                .program
+                .spawn(number)
+                .map_err(|e| e.to_string())
+                .and_then(|spawned| shared.begin(spawned).map_err(|e| e.to_string()))
         });
         match begun.await {
             Ok(Ok(life)) => self.life = Some(life),
@@ -178,7 +184,9 @@ impl Supervisor {
         let (now, number) = (Instant::now(), life.number);
         self.drain(number, now + DRAIN, now + DRAIN_STDERR).await;
         let last_words = self.shared.lock().last_words.take();
-        let ending = Ending { reason: in_words(&exit), code: exit.code, signal: exit.signal, last_words };
+        let read = self.shared.read_by_server();
+        let ending =
+            Ending { reason: in_words(&exit), code: exit.code, signal: exit.signal, last_words, read };
         self.shared.with(|core, now| core.relay.exited(now, number, &ending, &mut core.out));
     }
 
@@ -260,7 +268,7 @@ impl Supervisor {
             if signal != 0 {
                 life.signal(signal);
             }
-            self.shared.with(|core, _| core.server.close());
+            self.shared.close_stdin();
             exit = self.await_end(&life, signal, grace).await;
         }
         // Also when it went by itself: what it left behind goes with it.

@@ -88,6 +88,7 @@ pub(super) fn spec() -> CommandSpec {
         .example("mcp wrap -- npx -y @modelcontextprotocol/server-everything")
         .example("mcp wrap --stateful --hang-timeout 20s --memory-limit 1GiB -- npx -y @playwright/mcp")
         .example("mcp wrap --retry search --retry fetch --warm -- uvx some-server");
+    spec.args["x-homeless"] = true.into();
     spec.trailing = Some("command".into());
     spec
 }
@@ -95,7 +96,8 @@ pub(super) fn spec() -> CommandSpec {
 /// What the options come to.
 pub(super) fn launch(args: &Args, around: &Surroundings, stderr: File) -> Result<Launch> {
     let hang = duration::parse(&args.hang_timeout).map_err(|e| e.context("hang_timeout"))?;
-    let memory_limit = args.memory_limit.as_deref().map(bytesize::parse).transpose()?.filter(|limit| *limit > 0);
+    let memory_limit =
+        args.memory_limit.as_deref().map(bytesize::parse).transpose()?.filter(|limit| *limit > 0);
     if args.within.is_zero() {
         return Err(Error::argument("within", "is zero, so that nothing would ever be too much"));
     }
@@ -155,5 +157,7 @@ fn memory_file(command: &[String], around: &Surroundings) -> PathBuf {
 
 /// FNV-1a, 64 bits: stable between versions, unlike the hash of the standard library.
 fn fnv(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
+    bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
