@@ -142,6 +142,9 @@ struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let Call { state, hung } = &*self.call;
+        if state.load(Ordering::Acquire) == RETURNED {
+            return; // nearly every call: it is not counted for a moment either
+        }
         // Counted before it is marked: the thread takes it off only when it finds the mark.
         hung.0.fetch_add(1, Ordering::AcqRel);
         if state.compare_exchange(RUNS, GIVEN_UP, Ordering::AcqRel, Ordering::Acquire).is_err() {

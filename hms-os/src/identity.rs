@@ -82,7 +82,8 @@ impl ProcessId {
     }
 
     /// Whether this very process still runs: same boot, same start time, and
-    /// more than a zombie.
+    /// more than a zombie. `false` also when it cannot be looked at; where that
+    /// would do harm, [`Process::adopt`](crate::Process::adopt) tells the two apart.
     pub fn is_alive(&self) -> bool {
         self.stat().is_some_and(|stat| !stat.is_dead())
     }
@@ -94,10 +95,17 @@ impl ProcessId {
     /// What `/proc` says of this very process; `None` when it is gone or its
     /// pid belongs to another by now.
     pub(crate) fn stat(&self) -> Option<crate::procfs::Stat> {
+        self.look().ok().flatten()
+    }
+
+    /// The same; an error when `/proc` cannot be asked, which says nothing about
+    /// the process.
+    pub(crate) fn look(&self) -> io::Result<Option<crate::procfs::Stat>> {
         if self.boot_id != crate::host::boot_id() {
-            return None;
+            return Ok(None);
         }
-        crate::procfs::Stat::read(self.pid).filter(|stat| stat.start_time == self.start_time)
+        let stat = crate::procfs::Stat::look(self.pid)?;
+        Ok(stat.filter(|stat| stat.start_time == self.start_time))
     }
 }
 

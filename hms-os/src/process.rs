@@ -90,9 +90,11 @@ impl Process {
     /// process no longer runs, whoever has its pid now.
     ///
     /// # Errors
-    /// When no pidfd can be opened (out of descriptors).
+    /// When it cannot be looked at or no pidfd can be opened (out of
+    /// descriptors): whether it runs is not known then.
     pub fn adopt(id: &ProcessId) -> io::Result<Option<Process>> {
-        if !id.is_alive() {
+        let is_alive = || Ok::<_, io::Error>(id.look()?.is_some_and(|stat| !stat.is_dead()));
+        if !is_alive()? {
             return Ok(None);
         }
         let pidfd = match pidfd::open(id.pid) {
@@ -102,7 +104,7 @@ impl Process {
         };
         // The pidfd names whoever has the pid now. If the identity still holds
         // after it was opened, that is the process we mean.
-        if !id.is_alive() {
+        if !is_alive()? {
             return Ok(None);
         }
         // A host that replaced itself, or a second system in the process that closed the first, adopts
@@ -219,10 +221,12 @@ impl Process {
     /// # Errors
     /// `PermissionDenied` when no member may be signalled.
     pub fn signal_group(&self, signal: Signal) -> io::Result<bool> {
-        let Some(stat) = self.id.stat() else {
-            return Ok(false);
+        let leads = match self.id.look() {
+            Ok(Some(stat)) => stat.pgid == self.id.pid,
+            Ok(None) => return Ok(false),
+            // It cannot be looked at; the pidfd reaches itself at least.
+            Err(_) => false,
         };
-        let leads = stat.pgid == self.id.pid;
         match Pid::from_raw(self.id.pid).filter(|_| leads) {
             // It moved to another group, which is not ours to signal.
             None => self.signal(signal),

@@ -7,10 +7,11 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
+use rustix::io::Errno;
 use rustix::param::{clock_ticks_per_second, page_size};
 
 /// The kernel's flag for its own threads (`PF_KTHREAD`).
@@ -44,9 +45,25 @@ pub(crate) struct Stat {
 }
 
 impl Stat {
-    /// Read it; `None` when there is no such process.
+    /// Read it; `None` when there is no such process, or it cannot be looked at.
     pub(crate) fn read(pid: i32) -> Option<Self> {
-        let mut file = File::open(format!("/proc/{pid}/stat")).ok()?;
+        Self::look(pid).ok().flatten()
+    }
+
+    /// Read it; `None` when there is no such process. An error when that cannot
+    /// be told, for want of a descriptor above all.
+    pub(crate) fn look(pid: i32) -> io::Result<Option<Self>> {
+        match Self::try_read(pid) {
+            Ok(stat) => Ok(Some(stat)),
+            // The second when it ends between the opening and the reading.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) if e.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    fn try_read(pid: i32) -> io::Result<Self> {
+        let mut file = File::open(format!("/proc/{pid}/stat"))?;
         // 52 numbers of at most 20 digits and a name of at most 64 bytes.
         let mut buffer = [0u8; 2048];
         let mut length = 0;
@@ -54,11 +71,11 @@ impl Stat {
             match file.read(&mut buffer[length..]) {
                 Ok(0) => break,
                 Ok(n) => length += n,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
             }
         }
-        Self::parse(&buffer[..length])
+        Self::parse(&buffer[..length]).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
     fn parse(bytes: &[u8]) -> Option<Self> {

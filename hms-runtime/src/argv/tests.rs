@@ -119,6 +119,7 @@ fn commands() -> Vec<Arc<CommandSpec>> {
             .args(json!({ "file": { "type": "string" }, "check": { "type": "boolean" } }), &[])
             .positional(&["file"]),
         CommandSpec::new("up plan", "Shows what `up` would do"),
+        CommandSpec::new("agent inner", "For programs alone").hidden(),
     ]
     .into_iter()
     .map(Arc::new)
@@ -623,4 +624,13 @@ fn names_read_as_options_do() {
     ] {
         assert_eq!(kebab(name), long, "{name}");
     }
+}
+
+#[test]
+fn a_command_for_programs_alone_runs_and_is_not_shown() {
+    assert_eq!(run(&["agent", "inner"]).spec.path, "agent inner");
+    let Parsed::Text { text, .. } = parser().parse(&words(&["agent", "--help"])) else { panic!("no help") };
+    assert!(text.contains("destroy") && !text.contains("inner"), "{text}");
+    assert!(!parser().reference_markdown().contains("agent inner"));
+    assert!(!parser().completions("bash").unwrap().contains("inner"));
 }

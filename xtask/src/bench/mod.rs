@@ -1,6 +1,7 @@
 //! Benchmarks: always a ratio to a floor measured in the same run, because these figures are read on shared
 //! and noisy machines.
 
+mod mcp;
 mod respawn;
 
 use std::time::Duration;
@@ -11,7 +12,8 @@ use crate::Outcome;
 pub(crate) fn run(args: &[String]) -> Outcome {
     match args.split_first() {
         Some((what, rest)) if what == "respawn" => respawn::run(rest),
-        _ => Err("which benchmark? respawn".into()),
+        Some((what, rest)) if what == "mcp" => mcp::run(rest),
+        _ => Err("which benchmark? respawn, mcp".into()),
     }
 }
 

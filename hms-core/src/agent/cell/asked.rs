@@ -20,9 +20,15 @@ impl Cell {
             return Ok(());
         }
         let stopped = self.abandon(how).await;
+        if let (Err(e), false) = (&stopped, how == Stop::Detach) {
+            self.unended = Some(e.message.clone());
+        }
         match settle {
             Settle::Stopped(_) if how == Stop::Detach => {}
-            Settle::Stopped(why) => self.settle(Status::Stopped, Some(why)),
+            Settle::Stopped(why) => match &self.unended {
+                Some(e) => self.settle(Status::Stopped, Some(format!("{why}, but could not be ended: {e}"))),
+                None => self.settle(Status::Stopped, Some(why)),
+            },
             Settle::Quarantined(why) => self.quarantine(why),
             Settle::ForGroup(_) if stopped.is_err() => return self.stopped_badly(stopped),
             Settle::ForGroup(why) => {

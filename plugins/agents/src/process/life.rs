@@ -17,6 +17,7 @@ use hms_core::{
         exit::{Exit, Limit, Signal},
         files,
         process::{Output, Process, Spawn, Stdin},
+        token::Incarnations,
     },
 };
 use serde_json::{Value, json};
@@ -28,8 +29,12 @@ use super::{
     logs::{LogReader, LogWatch, Stream},
     notify::NotifySocket,
     record::Record,
+    undertaker::Undertaker,
 };
 use crate::probe::{Pattern, Probe, ProbeContext, ProbeKind};
+
+/// How long the end of what was killed may take.
+const REAPED: Duration = Duration::from_secs(2);
 
 /// A child and what is known about it.
 pub(super) struct Life {
@@ -281,6 +286,19 @@ impl Life {
                 () = self.clock.sleep_until(self.clock.now() + timeout) => {}
             }
         }
+    }
+
+    /// Ends everything of this life and of those before it by force: an order that is carried out late must not
+    /// reach the next one. How many could not be ended.
+    pub(super) async fn end_tree(&self, undertaker: &Undertaker) -> usize {
+        let lives = Incarnations::Below(self.incarnation.saturating_add(1));
+        undertaker.end(&self.agent, lives, Some(self.process.id())).await
+    }
+
+    /// Whether the child has ended, within a moment; if so, it is reaped.
+    pub(super) async fn is_reaped(&self) -> bool {
+        let _ = tokio::time::timeout(REAPED, self.process.wait()).await;
+        self.process.has_ended()
     }
 
     /// Writes one line to the child's standard input.

@@ -33,7 +33,6 @@ use hms_core::{
     clock::{Mono, SharedClock},
     os::{
         exit::Signal,
-        identity::ProcessId,
         process::{Process, tree_usage},
         token::Incarnations,
         tree::{self, KillTree, Tagged},
@@ -142,9 +141,11 @@ impl Processes {
             return Ok(());
         }
         let leader = Record::read(dir).map(|record| record.id);
-        let survived = self.parts().undertaker.end(agent, leader).await;
+        let survived = self.parts().undertaker.end(agent, Incarnations::All, leader).await;
         cannot_end(survived, agent)?;
-        if leader.is_some_and(|leader| leader.is_alive()) {
+        if let Some(leader) = leader
+            && Process::adopt(&leader).map_or(true, |found| found.is_some())
+        {
             return cannot_end(1, agent);
         }
         Record::remove(dir);
@@ -286,11 +287,16 @@ impl Behaviour for ProcessAgent {
         if let Stop::Graceful(_) = how {
             life.ask_to_end(self.config.stop_signal()?, self.config.stop.timeout).await;
         }
-        let survived = self.processes.parts().undertaker.end(&life.agent, Some(life.process.id())).await;
-        // The child is ours to reap, and its end is certain or nearly so.
-        let _ = tokio::time::timeout(Duration::from_secs(2), life.process.wait()).await;
+        let mut survived = life.end_tree(&self.processes.parts().undertaker).await;
+        // The child is ours to reap, and its end is certain or nearly so. Not where there was no descriptor left
+        // to look for it with: what is held needs none.
+        if !life.is_reaped().await {
+            let _ = life.process.signal(Signal::KILL);
+            survived = survived.max(usize::from(!life.is_reaped().await));
+        }
+        cannot_end(survived, &life.agent)?;
         Record::remove(&life.dir);
-        cannot_end(survived, &life.agent)
+        Ok(())
     }
 
     async fn reset(&self, cx: &AgentContext) -> Result<()> {
@@ -423,31 +429,15 @@ async fn hold(record: &Record, clock: &SharedClock) -> Result<Option<Process>> {
     let until = clock.now() + HOLD_PATIENCE;
     let mut pause = Duration::from_millis(20);
     loop {
-        let why = match Process::adopt(&record.id) {
-            Ok(Some(process)) => return Ok(Some(process)),
-            // Without a descriptor to look, everything seems to have ended: only what can be seen counts. This
-            // look takes none.
-            Ok(None) if !Path::new(&format!("/proc/{}", record.id.pid)).exists() => return Ok(None),
-            Ok(None) => match ProcessId::of(record.id.pid) {
-                Some(other) if other != record.id => return Ok(None),
-                Some(_) if is_zombie(record.id.pid) => return Ok(None),
-                _ => "there is no descriptor left to look at it".to_owned(),
-            },
-            Err(e) => e.to_string(),
-        };
-        if clock.now() >= until {
-            return Err(Error::new(ErrorKind::Io, format!("process {}: {why}", record.id.pid)));
+        match Process::adopt(&record.id) {
+            Ok(held) => return Ok(held),
+            Err(e) if clock.now() >= until => {
+                return Err(Error::io(format!("process {}", record.id.pid), &e));
+            }
+            Err(_) => clock.sleep_until(clock.now() + pause).await,
         }
-        clock.sleep_until(clock.now() + pause).await;
         pause = (pause * 2).min(Duration::from_millis(500));
     }
-}
-
-/// Whether it has ended and waits for somebody to reap it; what cannot be read has not.
-fn is_zombie(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the name, which is in parentheses and may have some of its own.
-    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
 fn cannot_end(survived: usize, agent: &str) -> Result<()> {

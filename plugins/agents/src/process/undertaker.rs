@@ -44,15 +44,19 @@ impl Undertaker {
         Ok(Self(tx))
     }
 
-    /// Ends everything of an agent. Returns how many could not be ended.
-    pub(super) async fn end(&self, agent: &str, leader: Option<ProcessId>) -> usize {
+    /// Ends everything of these lives of an agent. Returns how many could not be ended; one at least when
+    /// there is nobody to do it.
+    pub(super) async fn end(
+        &self,
+        agent: &str,
+        incarnations: Incarnations,
+        leader: Option<ProcessId>,
+    ) -> usize {
         let (tx, rx) = oneshot::channel();
-        let order =
-            Order { agent: Some(agent.into()), incarnations: Incarnations::All, leader, done: Some(tx) };
-        if self.0.send(order).is_err() {
-            return 0;
-        }
-        rx.await.unwrap_or(0)
+        let order = Order { agent: Some(agent.into()), incarnations, leader, done: Some(tx) };
+        // Who does not take it, drops it: then there is no answer.
+        let _ = self.0.send(order);
+        rx.await.unwrap_or(1)
     }
 
     /// Ends, some time soon, what an earlier life left behind. `leader` is the process that this very life began

@@ -176,9 +176,10 @@ impl Link {
     /// Forgets ends that an agent which is just being created never saw.
     pub(super) fn forget_past(&self) {
         let mut state = self.state();
-        state.known = state.known.max(state.book.server.life.saturating_sub(1));
-        let known = state.known;
-        state.pending.retain(|exit| exit.life > known);
+        let life = state.book.server.life;
+        state.known = state.known.max(life.saturating_sub(1));
+        // The end of the present one is still to be told.
+        state.pending.retain(|exit| exit.life >= life);
     }
 
     /// The wrapper is gone: who waits for it is woken.

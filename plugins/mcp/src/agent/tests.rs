@@ -200,6 +200,25 @@ async fn ends_of_the_server_are_restarts_of_the_agent() {
 }
 
 #[tokio::test]
+async fn what_was_before_the_first_host_is_counted_and_what_just_happened_told() {
+    let home = Home::new();
+    let wrapped = home.wrap("srv");
+    for life in 1..=3 {
+        wrapped.up(life);
+        wrapped.down(life);
+    }
+    let host = home.host().await;
+    state(&host, "mcp-srv", "tells the last end", |s| s.restarts == 3 && s.last_exit.is_some()).await;
+    wrapped.up(4);
+    let state = running(&host, "mcp-srv").await;
+    assert_eq!(
+        (state.restarts, state.last_exit.unwrap().reason.as_str()),
+        (3, "life 3 was ended by signal SIGKILL")
+    );
+    end(host, Stop::Kill).await;
+}
+
+#[tokio::test]
 async fn a_slow_restart_is_a_start_that_is_waited_for() {
     let home = Home::new();
     let host = home.host().await;
