@@ -127,7 +127,14 @@ const char *hms_status_name(hms_status_t status);
  */
 const char *hms_last_error_message(void);
 
-/* ---- Text ---------------------------------------------------------------------------------------------- */
+/* ---- Memory -------------------------------------------------------------------------------------------- */
+
+/**
+ * Lets go of the user_data of a callback: called once, when no callback runs any more that is given it and none
+ * will. Calls that take one say when that is, and call it too when they fail. It runs on whichever thread was the
+ * last to need user_data, maybe within the call itself.
+ */
+typedef void (*hms_drop_cb_t)(void *user_data);
 
 /**
  * Frees a text that the library returned through a `char **`.
@@ -197,10 +204,11 @@ hms_status_t hms_system_open(const hms_system_options_t *options, hms_system_t *
  * Ownership: *system is given back and set to NULL, also when an error is returned for what went wrong
  * while closing. NULL, or a pointer to NULL, is HMS_OK. With HMS_ERR_INVALID_HANDLE nothing is changed.
  * Threads: any; blocks until the agents have ended.
- * Errors: HMS_ERR_INVALID_HANDLE; what closing the store reports.
+ * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_WOULD_DEADLOCK in a callback, and nothing is changed; what closing the store reports.
  * Since: 0.1.
  */
-hms_status_t hms_system_close(hms_system_t **system, bool agents_stay);
+hms_status_t hms_system_close(hms_system_t **system,
+                              bool agents_stay);
 
 /* ---- Commands ------------------------------------------------------------------------------------------ */
 
@@ -225,11 +233,121 @@ hms_status_t hms_command_run(const hms_system_t *system,
 
 /* ---- Events -------------------------------------------------------------------------------------------- */
 
+/**
+ * An event. As a callback receives it, everything is set that its publisher gave, and lasts until the callback
+ * returns. To publish one, start with HMS_EVENT_INIT and set its type and what else is known; id, time_ms and
+ * sequence are given by the system, whatever they say.
+ */
+typedef struct hms_event_t {
+    /** sizeof(hms_event_t) of whoever made it; HMS_EVENT_INIT sets it. */
+    size_t struct_size;
+    /** What happened: "app.build.done", lower-case tokens with dots. */
+    const char *type;
+    /** Whom it is about, such as an agent's id; NULL: nobody. */
+    const char *subject;
+    /** Who says so, such as "/agents/7f3k"; published with NULL: this process. */
+    const char *source;
+    /** Unique. */
+    const char *id;
+    /** When, in milliseconds since the Unix epoch. */
+    uint64_t time_ms;
+    /** Its place in the journal, ascending; 0: it is not journaled. */
+    uint64_t sequence;
+    /**
+     * The media type of data: "application/json" of JSON, which is also what NULL means; NULL in an event
+     * without data.
+     */
+    const char *content_type;
+    /** The payload; NULL: none. In an event that is received a NUL follows it, so that JSON is a C string. */
+    const void *data;
+    /** How long the payload is, in bytes, without that NUL. */
+    size_t data_length;
+} hms_event_t;
+
+/** The initial value of a hms_event_t that is to be published; set type. */
+#define HMS_EVENT_INIT { sizeof(hms_event_t), NULL, NULL, NULL, NULL, 0, 0, NULL, NULL, 0 }
+
+/**
+ * Publishes an event whose payload is JSON.
+ *
+ * Ownership: type ("app.build.done": lower-case tokens with dots), subject (whom it is about; NULL for
+ * nobody) and data_json (any JSON; NULL for none) are borrowed for the call.
+ * Threads: any. In a private system it waits only for room in subscriptions that block (HMS_QUEUE_BLOCK), and
+ * in a callback not even for that; in a shared one it waits for the host's answer.
+ * Errors: HMS_ERR_INVALID_HANDLE, HMS_ERR_INVALID_ARGUMENT; HMS_ERR_HOST_UNAVAILABLE;
+ * HMS_ERR_WOULD_DEADLOCK in a callback of a shared system's events or completions;
+ * HMS_ERR_CANCELLED when the system is closed meanwhile.
+ * Since: 0.1.
+ */
+hms_status_t hms_event_publish(const hms_system_t *system,
+                               const char *type,
+                               const char *subject,
+                               const char *data_json);
+
+/**
+ * Publishes an event whose payload is bytes.
+ *
+ * Ownership: type, subject (NULL for nobody), content_type (such as "image/png") and the length bytes at data
+ * (NULL if there are none) are borrowed for the call.
+ * Threads: as hms_event_publish.
+ * Errors: as hms_event_publish.
+ * Since: 0.1.
+ */
+hms_status_t hms_event_publish_bytes(const hms_system_t *system,
+                                     const char *type,
+                                     const char *subject,
+                                     const char *content_type,
+                                     const void *data,
+                                     size_t length);
+
+/**
+ * Publishes several events, in order: all of them, or none when one is faulty.
+ *
+ * Ownership: events, which has count pointers, and what these point to, are borrowed for the call.
+ * Threads: as hms_event_publish.
+ * Errors: as hms_event_publish; HMS_ERR_INVALID_ARGUMENT names the event. When the host of a shared system goes
+ * meanwhile, some of the first may have been published.
+ * Since: 0.1.
+ */
+hms_status_t hms_event_publish_batch(const hms_system_t *system,
+                                     const hms_event_t *const *events,
+                                     size_t count);
+
+/* ---- Subscriptions ------------------------------------------------------------------------------------- */
+
 /** A subscription to events. */
 typedef struct hms_subscription_t hms_subscription_t;
 
+/** What happens to events that do not fit a subscription's queue: one of HMS_QUEUE_... */
+typedef int32_t hms_queue_policy_t;
+
 /** As a timeout: wait as long as it takes. */
 #define HMS_WAIT_FOREVER -1
+/** The oldest event that waits makes room, and is counted as lost. */
+#define HMS_QUEUE_DROP_OLDEST 0
+/** The new event is lost, and counted. Private systems only. */
+#define HMS_QUEUE_DROP_NEWEST 1
+/**
+ * Who publishes with hms_event_publish (or _bytes, _batch), and not from a callback, waits for room, at most
+ * block_ms; then the event is lost, and counted. Private systems only, and not with after_sequence.
+ */
+#define HMS_QUEUE_BLOCK 2
+
+/**
+ * Receives events, oldest first: count pointers, which last until it returns. lost more did not fit the queue
+ * before the first of them; count may be 0 when there is only that to tell.
+ *
+ * It runs on a thread of the subscription's own, never twice at a time. It may call what does not wait for the
+ * system (publish in a private one, destroy, and so on); other calls give HMS_ERR_WOULD_DEADLOCK. It must not
+ * throw or longjmp out.
+ */
+typedef void (*hms_event_batch_cb_t)(const hms_event_t *const *events,
+                                     size_t count,
+                                     uint64_t lost,
+                                     void *user_data);
+
+/** Receives one event, as hms_event_batch_cb_t receives several; lost is about those just before it. */
+typedef void (*hms_event_cb_t)(const hms_event_t *event, uint64_t lost, void *user_data);
 
 /** What hms_subscription_create is told. Initialise it with HMS_SUBSCRIPTION_OPTIONS_INIT. */
 typedef struct hms_subscription_options_t {
@@ -244,41 +362,43 @@ typedef struct hms_subscription_options_t {
     size_t pattern_count;
     /** A condition in CEL, such as "data.agent == 'web'"; NULL: none. */
     const char *filter;
-    /** How many events wait at most; beyond that the oldest are lost, and counted. 0: 1024. */
+    /** How many events wait at most; queue_policy says what happens beyond that. 0: 1024. */
     size_t capacity;
     /**
      * First replay the journal from after this sequence number (0: from its beginning); negative
      * (initial): only what happens from now on.
      */
     int64_t after_sequence;
+    /** HMS_QUEUE_DROP_OLDEST (initial), HMS_QUEUE_DROP_NEWEST or HMS_QUEUE_BLOCK. */
+    hms_queue_policy_t queue_policy;
+    /** Of HMS_QUEUE_BLOCK: how long publishers wait, in milliseconds. */
+    uint32_t block_ms;
+    /** Receives the events, in batches: the fastest way. NULL: see on_event. */
+    hms_event_batch_cb_t on_events;
+    /** Receives the events, one by one. NULL, like on_events: hms_subscription_next takes them. */
+    hms_event_cb_t on_event;
+    /** What the callback is given. */
+    void *user_data;
+    /** Called with user_data when no callback runs any more and none will; NULL: nothing is. */
+    hms_drop_cb_t drop;
 } hms_subscription_options_t;
 
 /** The initial value of a hms_subscription_options_t: all events from now on. */
-#define HMS_SUBSCRIPTION_OPTIONS_INIT { sizeof(hms_subscription_options_t), NULL, 0, NULL, 0, -1 }
+#define HMS_SUBSCRIPTION_OPTIONS_INIT { sizeof(hms_subscription_options_t), NULL, 0, NULL, 0, -1, \
+                                        HMS_QUEUE_DROP_OLDEST, 0, NULL, NULL, NULL, NULL }
 
 /**
- * Publishes an event.
- *
- * Ownership: type ("app.build.done": lower-case tokens with dots), subject (whom it is about; NULL for
- * nobody) and data_json (any JSON; NULL for none) are borrowed for the call.
- * Threads: any; in a private system it does not wait, in a shared one it waits for the host's answer.
- * Errors: HMS_ERR_INVALID_HANDLE, HMS_ERR_INVALID_ARGUMENT; HMS_ERR_HOST_UNAVAILABLE;
- * HMS_ERR_CANCELLED when the system is closed meanwhile.
- * Since: 0.1.
- */
-hms_status_t hms_event_publish(const hms_system_t *system,
-                               const char *type,
-                               const char *subject,
-                               const char *data_json);
-
-/**
- * Subscribes to events, which wait in a bounded queue until hms_subscription_next takes them.
+ * Subscribes to events. They wait in a bounded queue until a callback receives them, or, without one, until
+ * hms_subscription_next takes them.
  *
  * Ownership: options, and what they point to, are borrowed for the call; NULL means
- * HMS_SUBSCRIPTION_OPTIONS_INIT. *out is set to NULL first, and on success to a handle that
- * hms_subscription_destroy gives back. It may outlive its system.
- * Threads: any.
- * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT for a bad pattern, filter or capacity.
+ * HMS_SUBSCRIPTION_OPTIONS_INIT. Of user_data the subscription keeps the pointer until it calls drop with it,
+ * once: when the subscription has ended, by hms_subscription_destroy or with its system, and also when this
+ * call fails (unless struct_size is wrong or the process is a fork's child). *out is set to NULL first, and on
+ * success to a handle that hms_subscription_destroy gives back. It may outlive its system.
+ * Threads: any. Callbacks, drop included, run on a thread of the library.
+ * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT for a bad pattern, filter, capacity or policy;
+ * HMS_ERR_NOT_SUPPORTED for a policy that a shared system does not have.
  * Since: 0.1.
  */
 hms_status_t hms_subscription_create(const hms_system_t *system,
@@ -295,8 +415,8 @@ hms_status_t hms_subscription_create(const hms_system_t *system,
  * of events wanted (0, or beyond 4096: 4096). timeout_ms is how long to wait: 0 not at all,
  * HMS_WAIT_FOREVER as long as it takes.
  * Errors: HMS_ERR_TIMEOUT when none came; HMS_ERR_CANCELLED at the end: the subscription was destroyed
- * meanwhile, or its system closed and all was taken; HMS_ERR_INVALID_HANDLE;
- * HMS_ERR_INVALID_ARGUMENT.
+ * meanwhile, or its system closed and all was taken; HMS_ERR_INVALID_STATE when its events go to a callback;
+ * HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT; HMS_ERR_WOULD_DEADLOCK in a callback.
  * Since: 0.1.
  */
 hms_status_t hms_subscription_next(const hms_subscription_t *subscription,
@@ -306,11 +426,15 @@ hms_status_t hms_subscription_next(const hms_subscription_t *subscription,
                                    uint64_t *lost);
 
 /**
- * Ends a subscription. Threads that wait in hms_subscription_next return HMS_ERR_CANCELLED.
+ * Ends a subscription. Threads that wait in hms_subscription_next return HMS_ERR_CANCELLED. When this returns, a
+ * callback is not running and never will again, and drop has run.
+ *
+ * Called from within that very callback (or from one that it would have to wait for) it returns at once: no
+ * further callback comes, and drop runs when this one has returned.
  *
  * Ownership: *subscription is given back and set to NULL. NULL, or a pointer to NULL, is HMS_OK. With
  * HMS_ERR_INVALID_HANDLE nothing is changed.
- * Threads: any.
+ * Threads: any; waits for a callback that runs.
  * Errors: HMS_ERR_INVALID_HANDLE.
  * Since: 0.1.
  */

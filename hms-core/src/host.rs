@@ -161,13 +161,36 @@ fn sweep_one(folder: &Path) {
             Ok(Some(lock)) if is_old => Some(lock),
             _ => return,
         },
-        _ if home.is_absolute() => None,
-        _ => return,
+        // Gone, or only not to be seen from here: a sandbox has folders of its own, and may share this one.
+        lock => match std::fs::symlink_metadata(&lock) {
+            Err(e)
+                if e.kind() == std::io::ErrorKind::NotFound && home.is_absolute() && !is_in_use(folder) =>
+            {
+                None
+            }
+            _ => return,
+        },
     };
     if let Err(e) = std::fs::remove_dir_all(folder) {
         tracing::debug!(error = %e, "{} could not be swept", folder.display());
     }
     drop(lock);
+}
+
+/// Whether somebody listens at a socket in `folder`, whoever that is.
+fn is_in_use(folder: &Path) -> bool {
+    use std::os::unix::{
+        fs::FileTypeExt,
+        net::{UnixDatagram, UnixStream},
+    };
+    let answers = |path: &Path| {
+        // A stream or, as those that agents notify at, datagrams; one kind cannot be connected to the other.
+        UnixStream::connect(path).is_ok() || UnixDatagram::unbound().is_ok_and(|s| s.connect(path).is_ok())
+    };
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_socket()))
+        .any(|entry| answers(&entry.path()))
 }
 
 fn listen(socket: &Path) -> Result<UnixListener> {
@@ -236,13 +259,19 @@ mod tests {
         fs::create_dir(run(6)).unwrap(); // of who only looked
         age(&run(6));
         fs::create_dir(run(7)).unwrap();
+        drop(made(8)); // its home cannot be seen from here, but it is at work
+        fs::remove_dir_all(home(8)).unwrap();
+        let _host = std::os::unix::net::UnixListener::bind(run(8).join(SOCKET)).unwrap();
+        drop(made(9)); // the same, with no peers
+        fs::remove_dir_all(home(9)).unwrap();
+        let _notified = std::os::unix::net::UnixDatagram::bind(run(9).join("n-socket")).unwrap();
         let other = dir.path().join("somebody-elses");
         fs::create_dir(&other).unwrap();
         age(&other);
 
         sweep(&run(1));
-        let left: Vec<u8> = (1..=7).filter(|n| run(*n).exists()).collect();
-        assert_eq!(left, [1, 2, 4, 7]);
+        let left: Vec<u8> = (1..=9).filter(|n| run(*n).exists()).collect();
+        assert_eq!(left, [1, 2, 4, 7, 8, 9]);
         assert!(other.exists());
         // Where the folder is no home's among others (a test's, say), nothing beside it is touched.
         sweep(&other);

@@ -138,8 +138,8 @@ async fn a_host_that_is_busy_or_quiet_is_not_taken_for_a_hung_one() {
     let short = Attach { deadline: Duration::from_secs(1), ..attach(home.path()) };
     let client = Client::attach(short).await.unwrap();
     host.silent.send_replace(true);
-    // All that a host works on at a time, and more: who asks whether it is there does not queue behind it.
-    let asks: Vec<_> = (0..100)
+    // All that a host takes in at a time, and more: who asks whether it is there does not queue behind it.
+    let asks: Vec<_> = (0..1200)
         .map(|n| {
             let client = client.clone();
             tokio::spawn(async move { client.request("echo", json!({"n": n})).await })
@@ -153,6 +153,42 @@ async fn a_host_that_is_busy_or_quiet_is_not_taken_for_a_hung_one() {
     }
     assert_eq!(host.connections.lock().unwrap().len(), 1, "the link was lost");
     host.die(home.path()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_greeting_that_comes_to_nothing_leaves_no_connection() {
+    let home = TempDir::new().unwrap();
+    let listener = UnixListener::bind(home.path().join(SOCKET)).unwrap();
+    // One that never answers, and one that does not want us.
+    for refuses in [false, true] {
+        let short = Attach { deadline: Duration::from_millis(300), ..attach(home.path()) };
+        let attaching = tokio::spawn(async move { Client::attach(short).await.map(drop) });
+        let (mut stream, _) = soon("a peer", listener.accept()).await.unwrap();
+        if refuses {
+            let error = json!({"code": -32000, "message": "no", "data": Error::new(ErrorKind::VersionMismatch, "no")});
+            let answer = json!({"jsonrpc": "2.0", "id": 1, "error": error}).to_string();
+            stream.write_all(&u32::try_from(answer.len()).unwrap().to_le_bytes()).await.unwrap();
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+        let e = soon("the end of the attempt", attaching).await.unwrap().unwrap_err();
+        let kind = if refuses { ErrorKind::VersionMismatch } else { ErrorKind::HostUnavailable };
+        assert_eq!(e.kind, kind, "{e}");
+        let mut greeting = Vec::new();
+        soon("the end of the connection", stream.read_to_end(&mut greeting)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_says_nothing_of_itself_is_no_panic() {
+    let home = TempDir::new().unwrap();
+    let listener = UnixListener::bind(home.path().join(SOCKET)).unwrap();
+    let attaching = tokio::spawn(Client::attach(attach(home.path())));
+    let (mut stream, _) = soon("a peer", listener.accept()).await.unwrap();
+    let answer = json!({"jsonrpc": "2.0", "id": 1, "result": "hello"}).to_string();
+    stream.write_all(&u32::try_from(answer.len()).unwrap().to_le_bytes()).await.unwrap();
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    let client = soon("the link", attaching).await.expect("no panic").unwrap();
+    assert_eq!(client.host().as_deref(), Some(&Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

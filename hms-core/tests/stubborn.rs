@@ -183,6 +183,8 @@ async fn a_stop_that_never_returns_is_given_up_and_the_agent_goes_on() {
     assert!(e.message.contains("its stop took longer"), "{e}");
     watch.event("agent.abandoned", "a").await;
     assert_eq!(system.status("a"), Status::Stopped);
+    let reason = agents.state("a").unwrap().reason.unwrap();
+    assert!(reason.contains("could not be ended"), "{reason}");
 
     // One that fails, and then does not end, is no reason for a second life either.
     system.world.clear("a", Fault::HangsInStop);
@@ -194,6 +196,10 @@ async fn a_stop_that_never_returns_is_given_up_and_the_agent_goes_on() {
     watch.event("agent.abandoned", "a").await;
     assert_eq!((system.status("a"), system.incarnation("a")), (Status::Failed, life));
     assert_eq!(agents.status("a").unwrap()["abandoned"], 2);
+    // Nor is who heals it: only who starts it says that nothing of it is left.
+    let healing = RestartRequest { if_incarnation: Some(life), kill: true, ..RestartRequest::default() };
+    let e = soon("a refusal", agents.restart("a", healing)).await.unwrap_err();
+    assert_eq!((e.kind, system.incarnation("a")), (ErrorKind::InvalidState, life), "{e}");
     system.world.clear("a", Fault::HangsInStop);
     agents.start("a").await.unwrap();
     assert_eq!(system.count("a").await, 1);

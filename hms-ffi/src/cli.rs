@@ -14,10 +14,11 @@ use hms_runtime::{
 };
 
 use crate::{
+    gate::UserData,
     guard::{guard, watch_forks},
     handle::TABLE,
     input::{self, Versioned},
-    operation::{OperationObject, hms_operation_t},
+    operation::{Done, OperationObject, Teller, hms_operation_t},
     output::Out,
     status::hms_status_t,
 };
@@ -81,7 +82,9 @@ pub unsafe extern "C" fn hms_cli_start(
         watch_forks()?;
         let (runtime, cancel) = (Runtime::acquire()?, Cancel::new());
         let work = cli::run(program, args, cancel.clone());
-        out.put(TABLE.insert(Arc::new(OperationObject::start(runtime, cancel, work)))?);
+        let work = async move { Ok(Done::Exit(work.await)) };
+        let teller = Teller::new(UserData::new(std::ptr::null_mut(), None), None);
+        out.put(TABLE.insert(Arc::new(OperationObject::start(runtime, cancel, teller, work)))?);
         Ok(())
     })
 }

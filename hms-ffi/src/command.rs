@@ -50,7 +50,7 @@ pub unsafe extern "C" fn hms_command_run(
 }
 
 /// This process, as the command at `path` sees it.
-fn caller(system: &System, path: &str) -> Caller {
+pub(crate) fn caller(system: &System, path: &str) -> Caller {
     let cwd = std::env::current_dir().ok().map(|dir| dir.display().to_string());
     let env = wants_env(system, path).then(|| {
         // A name or value that is not UTF-8 cannot travel; it must not end the call.

@@ -33,7 +33,7 @@ impl From<Error> for Failure {
 /// Runs the body of the export `call` and says how it went.
 pub(crate) fn guard(call: &'static str, body: impl FnOnce() -> Result<(), Failure>) -> hms_status_t {
     last_error::clear();
-    if FORKED.load(Ordering::Relaxed) {
+    if is_forked() {
         last_error::set(
             "this process is the child of a fork, and the system belongs to its parent (open one here only after an exec)",
         );
@@ -68,6 +68,11 @@ fn text_of(payload: &(dyn Any + Send)) -> &str {
 
 /// Set in the child of a fork, where the runtime's threads do not exist.
 static FORKED: AtomicBool = AtomicBool::new(false);
+
+/// Whether this is the child of a fork, where nothing of the library runs.
+pub(crate) fn is_forked() -> bool {
+    FORKED.load(Ordering::Relaxed)
+}
 
 /// From here on a fork's child is marked. Called before the first handle exists: until then a child is
 /// as good as its parent.

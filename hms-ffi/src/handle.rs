@@ -17,7 +17,7 @@ use std::{
 
 use hms_core::{Error, ErrorKind};
 
-use crate::{event, guard::Failure, operation, system};
+use crate::{agent, guard::Failure, operation, subscription, system};
 
 const KIND_BITS: u32 = 7;
 const SLOT_BITS: u32 = 24;
@@ -42,8 +42,8 @@ impl Object for system::SystemObject {
     const NOUN: &'static str = "system";
 }
 
-impl Object for event::SubscriptionObject {
-    type C = event::hms_subscription_t;
+impl Object for subscription::SubscriptionObject {
+    type C = subscription::hms_subscription_t;
     const KIND: u8 = 2;
     const NOUN: &'static str = "subscription";
 }
@@ -52,6 +52,12 @@ impl Object for operation::OperationObject {
     type C = operation::hms_operation_t;
     const KIND: u8 = 3;
     const NOUN: &'static str = "operation";
+}
+
+impl Object for agent::AgentObject {
+    type C = agent::hms_agent_t;
+    const KIND: u8 = 4;
+    const NOUN: &'static str = "agent";
 }
 
 type Stored = Arc<dyn Any + Send + Sync>;
@@ -224,11 +230,16 @@ impl<T: Object> Doomed<T> {
         (!empty).then_some(Self(place, PhantomData))
     }
 
+    /// The handle.
+    pub(crate) fn handle(&self) -> *const T::C {
+        // SAFETY: `new` was promised that the place may be read until the call returns.
+        unsafe { self.0.read() }
+    }
+
     /// Takes the object out of the table and sets the caller's pointer to NULL.
     pub(crate) fn take(self) -> Result<Arc<T>, Failure> {
-        // SAFETY: `new` was promised that the place may be read until the call returns.
-        let object = TABLE.take(unsafe { self.0.read() })?;
-        // SAFETY: the same, for writing.
+        let object = TABLE.take(self.handle())?;
+        // SAFETY: `new` was promised that the place may be written until the call returns.
         unsafe { self.0.write(std::ptr::null_mut()) };
         Ok(object)
     }

@@ -2,7 +2,7 @@
 //! within the call, and an error names the argument.
 
 use std::{
-    ffi::{CStr, OsStr, OsString, c_char},
+    ffi::{CStr, OsStr, OsString, c_char, c_void},
     path::PathBuf,
 };
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 /// A structure that is larger than this was never initialised.
 const MAX_STRUCT: usize = 4096;
 
-fn bytes<'a>(text: *const c_char) -> Option<&'a CStr> {
+fn c_text<'a>(text: *const c_char) -> Option<&'a CStr> {
     // SAFETY: callers of this private function were promised NULL or NUL-terminated text.
     (!text.is_null()).then(|| unsafe { CStr::from_ptr(text) })
 }
@@ -26,7 +26,7 @@ fn utf8<'a>(name: &str, text: &'a CStr) -> Result<&'a str> {
 /// # Safety
 /// `text` is NULL or NUL-terminated, and lasts until the call returns.
 pub(crate) unsafe fn text<'a>(name: &str, text: *const c_char) -> Result<&'a str> {
-    utf8(name, bytes(text).ok_or_else(|| Error::argument(name, "NULL, but a text is needed"))?)
+    utf8(name, c_text(text).ok_or_else(|| Error::argument(name, "NULL, but a text is needed"))?)
 }
 
 /// The text of the argument `name`, which may be NULL.
@@ -34,7 +34,7 @@ pub(crate) unsafe fn text<'a>(name: &str, text: *const c_char) -> Result<&'a str
 /// # Safety
 /// As [`text`].
 pub(crate) unsafe fn optional_text<'a>(name: &str, text: *const c_char) -> Result<Option<&'a str>> {
-    bytes(text).map(|text| utf8(name, text)).transpose()
+    c_text(text).map(|text| utf8(name, text)).transpose()
 }
 
 /// The JSON of the argument `name`; NULL is `null`.
@@ -54,10 +54,26 @@ pub(crate) unsafe fn json(name: &str, text: *const c_char) -> Result<Value> {
 /// # Safety
 /// As [`text`].
 pub(crate) unsafe fn path(name: &str, text: *const c_char) -> Result<Option<PathBuf>> {
-    match bytes(text) {
+    match c_text(text) {
         Some(path) if path.is_empty() => Err(Error::argument(name, "empty, but a path is needed")),
         Some(path) => Ok(Some(PathBuf::from(os_string(name, path)?))),
         None => Ok(None),
+    }
+}
+
+/// The `length` bytes of the argument `name`.
+///
+/// # Safety
+/// `data` is NULL, or points to `length` bytes that last until the call returns.
+pub(crate) unsafe fn bytes<'a>(name: &str, data: *const c_void, length: usize) -> Result<&'a [u8]> {
+    match (data.is_null(), length) {
+        (_, 0) => Ok(&[]),
+        (true, _) => Err(Error::argument(name, format!("NULL, but {length} bytes are announced"))),
+        // SAFETY: the caller's promise; more than an address can count is no length.
+        (false, length) if isize::try_from(length).is_ok() => {
+            Ok(unsafe { std::slice::from_raw_parts(data.cast(), length) })
+        }
+        (false, _) => Err(Error::argument(name, format!("{length} is no length"))),
     }
 }
 
@@ -73,7 +89,7 @@ pub(crate) unsafe fn arguments(
     // SAFETY: passed on.
     unsafe { items(name, list, count) }?
         .enumerate()
-        .map(|(at, item)| match bytes(item) {
+        .map(|(at, item)| match c_text(item) {
             Some(item) => os_string(name, item),
             None => Err(Error::argument(&format!("{name}[{at}]"), "NULL, but a text is needed")),
         })
@@ -92,13 +108,15 @@ pub(crate) unsafe fn texts(name: &str, list: *const *const c_char, count: usize)
         .collect()
 }
 
+/// The pointers of a list.
+///
 /// # Safety
-/// As [`arguments`].
-unsafe fn items(
+/// `list` is NULL, or points to `count` pointers.
+pub(crate) unsafe fn items<T>(
     name: &str,
-    list: *const *const c_char,
+    list: *const *const T,
     count: usize,
-) -> Result<impl Iterator<Item = *const c_char>> {
+) -> Result<impl Iterator<Item = *const T>> {
     if list.is_null() && count > 0 {
         return Err(Error::argument(name, format!("NULL, but {count} items are announced")));
     }

@@ -5,6 +5,7 @@
 //! | file | room |
 //! | --- | --- |
 //! | `guard.rs` | every export's frame: no panic leaves, no forked child enters, errors become statuses |
+//! | `gate.rs` | through it callbacks are called, and by it they end |
 //! | `handle.rs` | handles that are checked, never addresses |
 //! | `last_error.rs` | the message of the last failure, per thread |
 //! | `input.rs`, `output.rs` | text and structures in; pointers out |
@@ -18,6 +19,7 @@
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("libhms keeps slot, generation and kind of a handle in the 64 bits of a pointer");
 
+mod gate;
 mod guard;
 mod handle;
 mod input;
@@ -25,20 +27,24 @@ mod last_error;
 mod output;
 mod wait;
 
+mod agent;
 mod cli;
 mod command;
 mod event;
 mod operation;
 mod status;
+mod subscription;
 mod system;
 mod text;
 mod version;
 
+pub use agent::*;
 pub use cli::*;
 pub use command::*;
 pub use event::*;
 pub use operation::*;
 pub use status::*;
+pub use subscription::*;
 pub use system::*;
 pub use text::*;
 pub use version::*;

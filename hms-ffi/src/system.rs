@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::{
+    gate::refuse_inside,
     guard::{guard, watch_forks},
     handle::{Doomed, TABLE},
     input::{self, Versioned},
@@ -92,7 +93,15 @@ impl SystemObject {
         match result {
             // What a system that closes says of its parts, that they are not there, would mislead.
             Some(result) if result.is_ok() || *phase.borrow() == Phase::Open => result,
-            _ => Err(Error::new(ErrorKind::Cancelled, "the system was closed before the call was done")),
+            _ => Err(closed()),
+        }
+    }
+
+    /// An error once it is being closed.
+    pub(crate) fn require_open(&self) -> Result<(), Error> {
+        match *self.phase.borrow() {
+            Phase::Open => Ok(()),
+            Phase::Closing | Phase::Closed => Err(closed()),
         }
     }
 
@@ -100,6 +109,11 @@ impl SystemObject {
     pub(crate) fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()
     }
+}
+
+/// What ends with its system.
+pub(crate) fn closed() -> Error {
+    Error::new(ErrorKind::Cancelled, "the system was closed before the call was done")
 }
 
 /// Opens a system. Several may be open in one process; they do not see each other.
@@ -161,7 +175,8 @@ unsafe fn open_of(options: &hms_system_options_t) -> Result<Open, Error> {
 ///
 /// Threads: any; blocks until the agents have ended.
 ///
-/// Errors: HMS_ERR_INVALID_HANDLE; what closing the store reports.
+/// Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_WOULD_DEADLOCK in a callback, and nothing is changed; what closing
+/// the store reports.
 ///
 /// Since: 0.1.
 #[unsafe(no_mangle)]
@@ -169,6 +184,7 @@ pub unsafe extern "C" fn hms_system_close(system: *mut *mut hms_system_t, agents
     guard("hms_system_close", || {
         // SAFETY: the caller's, as documented.
         let Some(doomed) = (unsafe { Doomed::<SystemObject>::new(system) }) else { return Ok(()) };
+        refuse_inside()?;
         let object = doomed.take()?;
         object.phase.send_replace(Phase::Closing);
         let closed = block_on(&object.runtime, object.system.close(agents_stay));
@@ -201,7 +217,7 @@ mod tests {
     #[test]
     fn the_initial_values_have_the_published_size() {
         assert_eq!(size_of::<hms_system_options_t>(), hms_system_options_t::FIRST_SIZE);
-        assert_eq!(size_of::<hms_subscription_options_t>(), hms_subscription_options_t::FIRST_SIZE);
+        assert_eq!(size_of::<crate::hms_event_t>(), crate::hms_event_t::FIRST_SIZE);
         assert_eq!(size_of::<crate::hms_cli_options_t>(), crate::hms_cli_options_t::FIRST_SIZE);
     }
 

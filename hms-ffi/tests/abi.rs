@@ -81,6 +81,16 @@ fn a_system_of_ones_own() {
 }
 
 #[test]
+fn events_come_to_callbacks_until_these_are_ended() {
+    run_shared("events.c");
+}
+
+#[test]
+fn agents_are_handles() {
+    run_shared("agents.c");
+}
+
+#[test]
 fn the_static_library_serves_as_well() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");

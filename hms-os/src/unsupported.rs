@@ -441,6 +441,9 @@ pub mod host {
     pub fn raise_nofile() -> Option<(u64, u64)> {
         None
     }
+    pub fn trim_code() -> usize {
+        0
+    }
     pub fn detach() -> io::Result<()> {
         unsupported()
     }

@@ -18,6 +18,7 @@ use hms_core::{
     Error, ErrorKind, Kernel, Result,
     command::{Caller, CommandContext, CommandSpec, Runs, Surroundings, Update},
     peer::Client,
+    plugin::Plugin,
 };
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc};
@@ -61,7 +62,7 @@ pub async fn run(program: Program, args: Vec<OsString>, cancel: Cancel) -> i32 {
         Ok(terminal) => Arc::new(terminal),
         Err(_) => return argv::FAILED, // there is nobody to tell
     };
-    let kernel = match Kernel::describe(organs()) {
+    let kernel = match Kernel::describe(organs_for(&args)) {
         Ok(kernel) => kernel,
         Err(e) => return complain(&terminal, &program.name, false, &e),
     };
@@ -94,6 +95,17 @@ pub async fn run(program: Program, args: Vec<OsString>, cancel: Cancel) -> i32 {
                 Err(End::Failed(e)) => complain(&terminal, &program.name, json, &e),
             }
         }
+    }
+}
+
+/// The organs whose commands a command line can mean. A wrapper of MCP servers starts and stays once for every
+/// server of every session: it takes no time, and keeps nothing in memory, for commands of others.
+fn organs_for(args: &[OsString]) -> Vec<Arc<dyn Plugin>> {
+    match args {
+        [group, command, ..] if group == "mcp" && (command == "wrap" || command == "guard") => {
+            vec![Arc::new(hms_mcp::McpPlugin)]
+        }
+        _ => organs(),
     }
 }
 
@@ -414,4 +426,23 @@ pub(crate) fn now_ms() -> u64 {
 /// A command's specification by its path, for tests and documentation.
 pub fn spec(path: &str) -> Result<Arc<CommandSpec>> {
     Ok(Kernel::describe(organs())?.commands().get(path)?.spec)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_described_in_part_is_the_same_command() {
+        for name in ["wrap", "guard"] {
+            let few = Kernel::describe(organs_for(&["mcp".into(), name.into()])).unwrap();
+            let path = format!("mcp {name}");
+            let short = few.commands().get(&path).unwrap().spec;
+            let whole = spec(&path).unwrap();
+            assert_eq!(serde_json::to_value(&short).unwrap(), serde_json::to_value(&whole).unwrap());
+            assert!(few.commands().get("agent list").is_err(), "all was described");
+        }
+        let all = Kernel::describe(organs_for(&["mcp".into(), "pool".into()])).unwrap();
+        assert!(all.commands().get("agent list").is_ok());
+    }
 }

@@ -1,14 +1,16 @@
 //! The façade: one system, whether it lives in this process or is another's that we attach to.
 
 use std::{
+    future::poll_fn,
     path::{Path, PathBuf},
     sync::Arc,
+    task::{Context, Poll},
     time::Duration,
 };
 
 use hms_core::{
     Error, ErrorKind, Kernel, Result,
-    agent::{STOP_DEADLINE, Stop},
+    agent::{Message, STOP_DEADLINE, Stop},
     clock::Rng,
     command::{Caller, CommandContext, Update},
     event::{Event, EventDraft, Overflow, Subscribe, Subscription},
@@ -16,7 +18,9 @@ use hms_core::{
     os::files::HomeLock,
     peer::{Attach, Client, HostCommand, RemoteSubscription},
     plugin::Plugin,
+    service::{ServiceRef, ServiceSpec},
 };
+use semver::VersionReq;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
@@ -128,6 +132,103 @@ impl System {
         Update::until(command.run(cx, args), |cx| updates.poll_recv(cx), on_update).await
     }
 
+    /// Runs a command as [`System::run`] does, with updates that are taken one after the other: the next one comes
+    /// when the future of the last one is done, and a command in this process waits so long.
+    ///
+    /// Errors: those of the command.
+    pub async fn run_with<F: Future<Output = ()>>(
+        &self,
+        path: &str,
+        args: Value,
+        caller: Caller,
+        mut on_update: impl FnMut(Update) -> F,
+    ) -> Result<Value> {
+        let kernel = match &*self.0 {
+            Place::Elsewhere(client) => {
+                let (tx, mut updates) = mpsc::unbounded_channel();
+                let run = client.run(path, args, caller, move |update| drop(tx.send(update)));
+                return one_by_one(run, move |cx: &mut Context<'_>| updates.poll_recv(cx), on_update).await;
+            }
+            Place::Here { kernel, .. } => kernel,
+        };
+        let command = kernel.commands().get(path)?;
+        let (tx, mut updates) = mpsc::channel(64);
+        let (cx, _cancelled_on_drop) = CommandContext::new(caller, Some(tx));
+        one_by_one(command.run(cx, args), move |cx: &mut Context<'_>| updates.poll_recv(cx), &mut on_update).await
+    }
+
+    /// What every command is, by path.
+    pub async fn commands(&self) -> Result<Value> {
+        match &*self.0 {
+            Place::Elsewhere(client) => client.request("command.list", Value::Null).await,
+            Place::Here { kernel, .. } => Ok(json!(kernel.commands().list())),
+        }
+    }
+
+    /// Sends a message to an agent, without waiting for an answer.
+    ///
+    /// Errors: `not-found`, `queue-full`, `invalid-state` when the agent is not meant to run.
+    pub async fn tell(&self, target: &str, message: Message) -> Result<()> {
+        match &*self.0 {
+            Place::Elsewhere(client) => {
+                client.request("agent.tell", json!({"target": target, "message": message})).await.map(drop)
+            }
+            Place::Here { kernel, .. } => kernel.agents().tell(target, message),
+        }
+    }
+
+    /// Sends a message to an agent and waits for the answer.
+    ///
+    /// Errors: those of [`System::tell`]; `timeout`; what the agent answers with.
+    pub async fn ask(&self, target: &str, message: Message, deadline: Duration) -> Result<Value> {
+        match &*self.0 {
+            Place::Elsewhere(client) => {
+                let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+                let params = json!({"target": target, "message": message, "deadline_ms": deadline_ms});
+                client.request("agent.ask", params).await
+            }
+            Place::Here { kernel, .. } => kernel.agents().ask(target, message, deadline).await,
+        }
+    }
+
+    /// The services there are: an array of `{"spec": …, "owner": …}`.
+    pub async fn services(&self) -> Result<Value> {
+        match &*self.0 {
+            Place::Elsewhere(client) => client.request("service.list", Value::Null).await,
+            Place::Here { kernel, .. } => {
+                let list = kernel.services().list();
+                Ok(list.into_iter().map(|(spec, owner)| json!({"spec": *spec, "owner": owner})).collect())
+            }
+        }
+    }
+
+    /// The highest version of service `id` that `requirement` allows.
+    ///
+    /// Errors: `service-unavailable`, and why.
+    pub async fn service(&self, id: &str, requirement: &VersionReq) -> Result<FoundService> {
+        let client = match &*self.0 {
+            Place::Elsewhere(client) => client,
+            Place::Here { kernel, .. } => {
+                let service = kernel.services().lookup(id, requirement)?;
+                return Ok(FoundService { spec: service.spec().clone(), place: Found::Here(service) });
+            }
+        };
+        let list = client.request("service.list", Value::Null).await?;
+        let specs = list.as_array().into_iter().flatten().map(|entry| &entry["spec"]);
+        let specs = specs.filter_map(|spec| serde_json::from_value::<ServiceSpec>(spec.clone()).ok());
+        let all: Vec<_> = specs.filter(|spec| spec.id == id).collect();
+        let have = all.iter().map(|spec| spec.version.to_string()).collect::<Vec<_>>().join(", ");
+        let fits = all.into_iter().filter(|spec| requirement.matches(&spec.version));
+        let Some(spec) = fits.max_by(|a, b| a.version.cmp(&b.version)) else {
+            let why = match have.as_str() {
+                "" => format!("no service `{id}` is registered"),
+                _ => format!("service `{id}` {requirement} is not there; registered: {have}"),
+            };
+            return Err(Error::new(ErrorKind::ServiceUnavailable, why));
+        };
+        Ok(FoundService { spec, place: Found::Elsewhere(client.clone()) })
+    }
+
     /// Subscribes to events. A full queue loses the oldest and counts them.
     pub async fn subscribe(
         &self,
@@ -136,31 +237,59 @@ impl System {
         capacity: usize,
         after_sequence: Option<u64>,
     ) -> Result<EventStream> {
+        let overflow = Overflow::DropOldest;
+        self.subscribe_with(Subscribe { patterns, filter, capacity, overflow, after_sequence }).await
+    }
+
+    /// Subscribes to events, with a policy for a full queue.
+    ///
+    /// Errors: those of [`Bus::subscribe`](hms_core::event::Bus::subscribe); `not-supported` for a policy other
+    /// than drop-oldest in a shared system.
+    pub async fn subscribe_with(&self, request: Subscribe) -> Result<EventStream> {
         Ok(EventStream(match &*self.0 {
+            Place::Elsewhere(_) if request.overflow != Overflow::DropOldest => {
+                return Err(Error::new(
+                    ErrorKind::NotSupported,
+                    "subscriptions of a shared system drop the oldest events when their queue is full",
+                ));
+            }
             Place::Elsewhere(client) => {
+                let Subscribe { patterns, filter, capacity, after_sequence, .. } = request;
                 Source::Elsewhere(client.subscribe(patterns, filter, capacity, after_sequence).await?)
             }
-            Place::Here { kernel, .. } => {
-                let request =
-                    Subscribe { patterns, filter, capacity, overflow: Overflow::DropOldest, after_sequence };
-                Source::Here(kernel.bus().subscribe(request)?)
-            }
+            Place::Here { kernel, .. } => Source::Here(kernel.bus().subscribe(request)?),
         }))
     }
 
     /// Publishes an event.
     pub async fn publish(&self, kind: &str, subject: Option<String>, data: Value) -> Result<()> {
+        self.publish_draft(EventDraft::json(kind, data).subject(subject.unwrap_or_default())).await
+    }
+
+    /// Publishes an event. In a private system this waits for room in the queues of subscriptions that want
+    /// publishers to (`Overflow::Block`), in a shared one for the host's answer.
+    ///
+    /// Errors: `invalid-argument` when the draft is faulty; `host-unavailable`.
+    pub async fn publish_draft(&self, draft: EventDraft) -> Result<()> {
         match &*self.0 {
-            Place::Elsewhere(client) => {
-                let params = json!({"type": kind, "subject": subject, "data": data});
-                client.request("event.publish", params).await.map(drop)
-            }
+            Place::Elsewhere(client) => client.request("event.publish", draft.to_json()?).await.map(drop),
+            Place::Here { kernel, .. } => kernel.bus().publish_wait(draft).await.map(drop),
+        }
+    }
+
+    /// Publishes events in order: all of them, or none when one is faulty. (In a shared system many of them
+    /// travel in several messages; when the host goes in the middle, those that arrived are published.)
+    ///
+    /// Errors: as [`System::publish_draft`].
+    pub async fn publish_all(&self, drafts: Vec<EventDraft>) -> Result<()> {
+        match &*self.0 {
+            Place::Elsewhere(client) => client.publish_all(&drafts).await,
             Place::Here { kernel, .. } => {
-                let mut draft = EventDraft::json(kind, data);
-                if let Some(subject) = subject {
-                    draft = draft.subject(subject);
+                drafts.iter().try_for_each(EventDraft::check)?;
+                for draft in drafts {
+                    kernel.bus().publish_wait(draft).await?;
                 }
-                kernel.bus().try_publish(draft).map(drop)
+                Ok(())
             }
         }
     }
@@ -192,6 +321,68 @@ impl System {
             let _ = std::fs::remove_dir_all(home);
         }
         closed
+    }
+}
+
+/// A service that was found. It fails once who offers it has gone.
+#[derive(Clone)]
+pub struct FoundService {
+    spec: ServiceSpec,
+    place: Found,
+}
+
+#[derive(Clone)]
+enum Found {
+    Here(ServiceRef),
+    Elsewhere(Client),
+}
+
+impl FoundService {
+    /// What it is.
+    pub fn spec(&self) -> &ServiceSpec {
+        &self.spec
+    }
+
+    /// Calls `method`.
+    ///
+    /// Errors: `not-found` for a method that it does not have, `timeout`, `service-unavailable`, and what the
+    /// service answers with.
+    pub async fn call(&self, method: &str, args: Value, deadline: Duration) -> Result<Value> {
+        match &self.place {
+            Found::Here(service) => service.call(method, args, deadline).await,
+            Found::Elsewhere(client) => {
+                let deadline_ms = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX);
+                let ServiceSpec { id, version, .. } = &self.spec;
+                let params = json!({
+                    "id": id, "version": format!("={version}"), "method": method, "args": args,
+                    "deadline_ms": deadline_ms,
+                });
+                client.request("service.call", params).await
+            }
+        }
+    }
+}
+
+/// Runs `work` to its end; of `next`, what it says meanwhile, each is taken before the following one, and all
+/// of it before the outcome.
+async fn one_by_one<T, F: Future<Output = ()>>(
+    work: impl Future<Output = T>,
+    mut next: impl FnMut(&mut Context<'_>) -> Poll<Option<Update>>,
+    mut on_update: impl FnMut(Update) -> F,
+) -> T {
+    let mut work = std::pin::pin!(work);
+    let outcome = loop {
+        tokio::select! {
+            biased;
+            Some(update) = poll_fn(&mut next) => on_update(update).await,
+            outcome = &mut work => break outcome,
+        }
+    };
+    // What was said just before the end: it is there already.
+    loop {
+        let said = tokio::task::unconstrained(poll_fn(|cx| Poll::Ready(next(cx)))).await;
+        let Poll::Ready(Some(update)) = said else { return outcome };
+        on_update(update).await;
     }
 }
 

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 const ROUNDS: u64 = 100;
 /// Clients at the same time, each with a wrapper and a server of its own.
-const SESSIONS: u64 = 8;
+const SESSIONS: u64 = 16;
 /// Half the time of a call, in microseconds.
 const PACE: u64 = 4_000;
 /// Which part of the faults are hangs. Each takes about two seconds to be found out, whatever the time-out is.

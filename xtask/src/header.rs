@@ -17,22 +17,24 @@ struct Section {
 }
 
 /// The sections, in the order in which a reader, and a compiler, needs them.
-const SECTIONS: [Section; 8] = [
+const SECTIONS: [Section; 10] = [
     Section { file: "version", title: "Versions", prefixes: &["HMS_ABI_", "hms_abi_", "hms_version"] },
     Section {
         file: "status",
         title: "Statuses and messages",
         prefixes: &["hms_status_", "HMS_OK", "HMS_ERR_", "hms_last_error_"],
     },
-    Section { file: "text", title: "Text", prefixes: &["hms_string_"] },
+    Section { file: "text", title: "Memory", prefixes: &["hms_string_", "hms_drop_"] },
     Section { file: "system", title: "Systems", prefixes: &["hms_system_", "HMS_SYSTEM_"] },
+    Section { file: "operation", title: "Operations", prefixes: &["hms_operation_", "hms_completion_"] },
+    Section { file: "agent", title: "Agents", prefixes: &["hms_agent_"] },
     Section { file: "command", title: "Commands", prefixes: &["hms_command_"] },
+    Section { file: "event", title: "Events", prefixes: &["hms_event_t", "hms_event_publish", "HMS_EVENT_"] },
     Section {
-        file: "event",
-        title: "Events",
-        prefixes: &["hms_event_", "hms_subscription_", "HMS_SUBSCRIPTION_", "HMS_WAIT_"],
+        file: "subscription",
+        title: "Subscriptions",
+        prefixes: &["hms_subscription_", "hms_event_", "hms_queue_", "HMS_SUBSCRIPTION_", "HMS_QUEUE_", "HMS_WAIT_"],
     },
-    Section { file: "operation", title: "Operations", prefixes: &["hms_operation_"] },
     Section { file: "cli", title: "Command line", prefixes: &["hms_cli_", "HMS_CLI_"] },
 ];
 
@@ -121,6 +123,10 @@ fn declared(block: &str) -> Option<(Kind, &str)> {
         let kind = if name.ends_with("_INIT") { Kind::Initial } else { Kind::Constant };
         return (name != "HMS_H").then_some((kind, name));
     }
+    if let Some((_, rest)) = line.split_once(" (*").filter(|_| line.starts_with("typedef ")) {
+        // Among the structures: they need each other, in the order in which they come.
+        return Some((Kind::Struct, rest.split_once(')')?.0));
+    }
     if line.starts_with("typedef ") {
         let kind = if line.ends_with('{') { Kind::Struct } else { Kind::Type };
         let name = line.trim_end_matches([';', '{', ' ']).rsplit(' ').next()?;
@@ -149,7 +155,9 @@ fn tidied(kind: Kind, block: &str) -> String {
         let between =
             [" * Threads: ", " * Errors: ", " * Since: "].iter().any(|title| next.starts_with(title));
         if kind != Kind::Function {
-            out.push(lines[at].to_owned());
+            // A function's type, by its first line or a later one, uses the short names too.
+            let short = block.contains("\ntypedef void (*") && !lines[at].starts_with(" *");
+            out.push(if short { lines[at].replace("struct hms_", "hms_") } else { lines[at].to_owned() });
         } else if !(lines[at] == " *" && between) {
             out.push(lines[at].replace("struct hms_", "hms_"));
         }
@@ -175,6 +183,10 @@ mod tests {
         assert_eq!(
             declared("typedef struct hms_a_t {\n    int x;\n} hms_a_t;"),
             Some((Kind::Struct, "hms_a_t"))
+        );
+        assert_eq!(
+            declared("/**\n * One.\n */\ntypedef void (*hms_a_cb_t)(void *user_data);"),
+            Some((Kind::Struct, "hms_a_cb_t"))
         );
         assert_eq!(declared("const char *hms_version(void);"), Some((Kind::Function, "hms_version")));
         assert_eq!(declared("#ifdef __cplusplus\nextern \"C\" {\n#endif // __cplusplus"), None);

@@ -29,7 +29,7 @@ const TASKS: &[Task] = &[
     },
     Task { name: "docs", about: "write docs/cli.md; with --check, fail when it is stale", run: docs::run },
     Task { name: "npm", about: "pack the npm packages into target/npm", run: npm::run },
-    Task { name: "bench", about: "measure: respawn", run: bench::run },
+    Task { name: "bench", about: "measure: respawn, mcp", run: bench::run },
 ];
 
 fn main() -> ExitCode {

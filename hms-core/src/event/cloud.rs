@@ -3,11 +3,13 @@
 //! The journal sequence travels as the CloudEvents extension `sequence`: a string, padded with zeros so
 //! that it sorts as text. Text payloads are written as text, other bytes as `data_base64`.
 
+use std::sync::Arc;
+
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::model::{Data, Event, EventId, Extensions, check_content_type, check_extension};
+use super::model::{Data, Event, EventDraft, EventId, Extensions, check_content_type, check_extension};
 use super::subject::Subject;
 use crate::{Error, ErrorKind, Result};
 
@@ -44,20 +46,7 @@ impl Event {
         for (name, value) in &self.extensions {
             put(name, value.clone());
         }
-        match &self.data {
-            Data::Json(Value::Null) => {}
-            Data::Json(value) => {
-                put("datacontenttype", JSON.into());
-                put("data", value.clone());
-            }
-            Data::Bytes { content_type, bytes } => {
-                put("datacontenttype", content_type.as_str().into());
-                match std::str::from_utf8(bytes) {
-                    Ok(text) if content_type.starts_with("text/") => put("data", text.into()),
-                    _ => put("data_base64", STANDARD.encode(bytes).into()),
-                }
-            }
-        }
+        put_data(&mut object, &self.data);
         Value::Object(object)
     }
 
@@ -99,6 +88,56 @@ impl Event {
         }
         Ok(Self { id, source, kind, subject, time_ms, sequence, data, extensions })
     }
+}
+
+impl EventDraft {
+    /// The draft as those attributes of a CloudEvents object that its publisher knows: how one travels to the
+    /// host that publishes it.
+    ///
+    /// # Errors
+    /// As [`EventDraft::check`].
+    pub fn to_json(&self) -> Result<Value> {
+        self.check()?;
+        let mut object = self.extensions.clone().into_iter().collect::<Map<_, _>>();
+        let kind = self.kind.as_ref().map(|kind| Arc::from(kind.as_str())).ok();
+        let attributes = [("type", &kind), ("source", &self.source), ("subject", &self.subject)];
+        for (name, value) in attributes {
+            if let Some(value) = value {
+                object.insert(name.to_owned(), (&**value).into());
+            }
+        }
+        put_data(&mut object, &self.data);
+        Ok(Value::Object(object))
+    }
+
+    /// The draft that such an object describes; what else it says is ignored.
+    ///
+    /// # Errors
+    /// `invalid-argument` naming the attribute that is missing or wrong.
+    pub fn from_json(value: Value) -> Result<Self> {
+        let Value::Object(mut object) = value else {
+            return Err(bad("event", "not a JSON object"));
+        };
+        object.retain(|_, value| value != "");
+        let kind = take_text(&mut object, "type")?.ok_or_else(|| bad("type", "missing"))?;
+        let (source, subject) = (take_text(&mut object, "source")?, take_text(&mut object, "subject")?);
+        let draft = Self::new(kind.as_str(), take_data(&mut object)?);
+        let draft = draft.source(source.unwrap_or_default()).subject(subject.unwrap_or_default());
+        draft.check().map(|()| draft)
+    }
+}
+
+fn put_data(object: &mut Map<String, Value>, data: &Data) {
+    let (content_type, (name, value)) = match data {
+        Data::Json(Value::Null) => return,
+        Data::Json(value) => (JSON, ("data", value.clone())),
+        Data::Bytes { content_type, bytes } => match std::str::from_utf8(bytes) {
+            Ok(text) if content_type.starts_with("text/") => (content_type.as_str(), ("data", text.into())),
+            _ => (content_type.as_str(), ("data_base64", STANDARD.encode(bytes).into())),
+        },
+    };
+    object.insert("datacontenttype".to_owned(), content_type.into());
+    object.insert(name.to_owned(), value);
 }
 
 /// Removes the attribute `name`, which is a non-empty string if it is there.
@@ -192,6 +231,22 @@ mod tests {
         event.data = Data::Bytes { content_type: "image/png".into(), bytes: vec![0xff, 0, 0x80] };
         assert_eq!(event.to_json()["data_base64"], "/wCA");
         assert_eq!(Event::from_json(event.to_json()).unwrap(), event);
+    }
+
+    #[test]
+    fn a_draft_travels_with_all_that_it_says() {
+        let draft = EventDraft::bytes("app.shot", "image/png", [0xff, 0]).subject("web").source("/me");
+        let there = EventDraft::from_json(draft.to_json().unwrap()).unwrap();
+        assert_eq!(there.to_json(), draft.to_json());
+        assert_eq!(there.data, draft.data);
+        let plain = json!({"type": "a.b", "subject": "", "data": {"n": 1}});
+        assert_eq!(
+            EventDraft::from_json(plain).unwrap().to_json().unwrap(),
+            json!({"type": "a.b", "datacontenttype": "application/json", "data": {"n": 1}})
+        );
+        assert!(EventDraft::from_json(json!({"type": "not a kind"})).is_err());
+        assert!(EventDraft::from_json(json!({"data": 1})).unwrap_err().message.contains("type"));
+        assert!(EventDraft::json("not a kind", Value::Null).to_json().is_err());
     }
 
     #[test]

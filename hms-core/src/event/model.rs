@@ -51,11 +51,9 @@ pub struct Event {
 impl Event {
     /// About how many bytes of memory it takes: what queues are bounded by, beside the number of events.
     pub(crate) fn weight(&self) -> usize {
-        let payload = match &self.data {
-            Data::Json(value) => weight(value),
-            Data::Bytes { bytes, .. } => bytes.len(),
-        };
-        size_of::<Self>() + payload + self.extensions.iter().map(|(k, v)| k.len() + weight(v)).sum::<usize>()
+        size_of::<Self>()
+            + self.data.weight()
+            + self.extensions.iter().map(|(k, v)| k.len() + weight(v)).sum::<usize>()
     }
 }
 
@@ -84,6 +82,13 @@ pub enum Data {
 }
 
 impl Data {
+    fn weight(&self) -> usize {
+        match self {
+            Self::Json(value) => weight(value),
+            Self::Bytes { bytes, .. } => bytes.len(),
+        }
+    }
+
     /// The payload as JSON, if it is.
     #[must_use]
     pub fn as_json(&self) -> Option<&Value> {
@@ -196,6 +201,19 @@ impl EventDraft {
         let fault = check_extension(&name, &value);
         self.extensions.insert(name, value);
         self.with_fault(fault)
+    }
+
+    /// Whether it can be published: for who publishes all of several, or none.
+    ///
+    /// # Errors
+    /// `invalid-argument`, as the publish would say.
+    pub fn check(&self) -> Result<()> {
+        self.kind.as_ref().map(drop).map_err(Clone::clone)
+    }
+
+    /// About how many bytes of memory it takes.
+    pub(crate) fn weight(&self) -> usize {
+        size_of::<Self>() + self.data.weight()
     }
 
     /// Keeps the first fault for the publish.

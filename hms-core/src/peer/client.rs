@@ -25,11 +25,11 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Connection, PROTOCOL_MAJOR, PROTOCOL_MINOR, PeerHandler, SOCKET};
+use super::{Connection, MAX_FRAME, PROTOCOL_MAJOR, PROTOCOL_MINOR, PeerHandler, SOCKET};
 use crate::{
     Error, ErrorKind, Result,
     command::{Caller, Update},
-    event::{Event, MAX_WAITING},
+    event::{Event, EventDraft, MAX_WAITING},
     host::STOPPED,
     kernel,
 };
@@ -234,6 +234,28 @@ impl Client {
         }
     }
 
+    /// Publishes events in order, in as few messages as their sizes allow.
+    ///
+    /// Errors: `invalid-argument` when one is faulty, and then none is published; `host-unavailable`, and then
+    /// those that went in earlier messages are.
+    pub async fn publish_all(&self, drafts: &[EventDraft]) -> Result<()> {
+        let events = drafts.iter().map(EventDraft::to_json).collect::<Result<Vec<_>>>()?;
+        let (mut part, mut weight) = (Vec::new(), 0);
+        for (event, draft) in events.into_iter().zip(drafts) {
+            if weight + draft.weight() > MAX_FRAME / 4 && !part.is_empty() {
+                let events = std::mem::take(&mut part);
+                self.request("event.publish_batch", json!({"events": events})).await?;
+                weight = 0;
+            }
+            weight += draft.weight();
+            part.push(event);
+        }
+        if part.is_empty() {
+            return Ok(());
+        }
+        self.request("event.publish_batch", json!({"events": part})).await.map(drop)
+    }
+
     /// Asks the host to end (or, with `detach`, to let the next one take its agents over), and waits until it
     /// has.
     pub async fn shut_down_host(&self, detach: bool) -> Result<Value> {
@@ -423,7 +445,7 @@ impl Shared {
             "client": {"name": self.attach.name, "version": env!("CARGO_PKG_VERSION"), "pid": std::process::id()},
         });
         let mut answer = connection.request("hello", hello).await?;
-        let host = Arc::new(answer["host"].take());
+        let host = Arc::new(answer.get_mut("host").map(Value::take).unwrap_or_default());
         let _issuing = self.issuing.lock().await;
         let granted = |remote: &&Arc<Remote>| remote.granted.load(Ordering::Acquire);
         let renew: Vec<_> = self.subscriptions().values().filter(granted).cloned().collect();

@@ -175,6 +175,7 @@ impl PeerHandler for Session {
                 kernel.agents().save_snapshot(&id, snapshot).await.map(|()| Value::Null)
             }
             "event.publish" => self.publish(params).await,
+            "event.publish_batch" => self.publish_batch(params),
             "event.subscribe" => self.subscribe(peer, parse(params)?),
             "event.unsubscribe" => {
                 self.unsubscribe(parse::<Numbered>(params)?.subscription);
@@ -268,7 +269,7 @@ impl Session {
         self.greeted.store(true, Ordering::Release);
         Ok(json!({
             "protocol": {"major": PROTOCOL_MAJOR, "minor": PROTOCOL_MINOR},
-            "features": ["commands", "events", "services", "agents", "journal"],
+            "features": ["commands", "events", "event-batches", "services", "agents", "journal"],
             "host": {
                 "pid": std::process::id(),
                 "version": env!("CARGO_PKG_VERSION"),
@@ -322,31 +323,35 @@ impl Session {
         outcome
     }
 
+    /// What a peer publishes, in its name if it gives no other.
+    fn draft(&self, mut params: Value) -> Result<EventDraft> {
+        if params["source"].as_str().is_none_or(str::is_empty) && params.is_object() {
+            params["source"] = match &self.owner {
+                Owner::Peer(number) => format!("/peers/{number}"),
+                Owner::Plugin(id) => format!("/plugins/{id}"),
+            }
+            .into();
+        }
+        EventDraft::from_json(params)
+    }
+
+    /// All of several events, or none where one is faulty.
+    fn publish_batch(&self, mut params: Value) -> Result<Value> {
+        let Value::Array(events) = params["events"].take() else {
+            return Err(Error::argument("events", "is not an array"));
+        };
+        let drafts = events.into_iter().map(|event| self.draft(event)).collect::<Result<Vec<_>>>()?;
+        let published = drafts.len();
+        for draft in drafts {
+            self.kernel.bus().try_publish(draft)?;
+        }
+        Ok(json!({"published": published}))
+    }
+
     async fn publish(&self, params: Value) -> Result<Value> {
-        #[derive(Deserialize)]
-        struct Publish {
-            #[serde(rename = "type")]
-            kind: String,
-            #[serde(default)]
-            subject: Option<String>,
-            #[serde(default)]
-            source: Option<String>,
-            #[serde(default)]
-            data: Value,
-            /// Answer only when it is durable.
-            #[serde(default)]
-            durable: bool,
-        }
-        let publish: Publish = parse(params)?;
-        let mut draft = EventDraft::json(publish.kind.as_str(), publish.data);
-        if let Some(subject) = publish.subject {
-            draft = draft.subject(subject);
-        }
-        draft = draft.source(publish.source.unwrap_or_else(|| match &self.owner {
-            Owner::Peer(number) => format!("/peers/{number}"),
-            Owner::Plugin(id) => format!("/plugins/{id}"),
-        }));
-        let event = if publish.durable {
+        let durable = params.get("durable").and_then(Value::as_bool).unwrap_or(false);
+        let draft = self.draft(params)?;
+        let event = if durable {
             self.kernel.bus().publish_journaled(draft).await?
         } else {
             self.kernel.bus().try_publish(draft)?

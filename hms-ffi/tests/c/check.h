@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/types.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "hms.h"
@@ -58,6 +59,56 @@ static inline long number(const char *json, const char *key)
     snprintf(quoted, sizeof quoted, "\"%s\":", key);
     found = strstr(json, quoted);
     return found == NULL ? -1 : strtol(found + strlen(quoted), NULL, 10);
+}
+
+/* What callbacks do, for the thread that waits for it. */
+struct told {
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    long calls;
+    long drops;
+};
+
+#define TOLD_INIT { PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, 0, 0 }
+
+static inline void told_call(struct told *told)
+{
+    pthread_mutex_lock(&told->lock);
+    told->calls++;
+    pthread_cond_broadcast(&told->changed);
+    pthread_mutex_unlock(&told->lock);
+}
+
+/* A hms_drop_cb_t that counts. */
+static inline void told_drop(void *user_data)
+{
+    struct told *told = (struct told *)user_data;
+    pthread_mutex_lock(&told->lock);
+    told->drops++;
+    pthread_cond_broadcast(&told->changed);
+    pthread_mutex_unlock(&told->lock);
+}
+
+/* Waits, for at most 30 seconds, until *count (one of told's) is at least `wanted`. */
+static inline void told_wait(struct told *told, const long *count, long wanted)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 30;
+    pthread_mutex_lock(&told->lock);
+    while (*count < wanted) {
+        CHECK(pthread_cond_timedwait(&told->changed, &told->lock, &until) == 0);
+    }
+    pthread_mutex_unlock(&told->lock);
+}
+
+static inline long told_drops(struct told *told)
+{
+    long drops;
+    pthread_mutex_lock(&told->lock);
+    drops = told->drops;
+    pthread_mutex_unlock(&told->lock);
+    return drops;
 }
 
 #endif

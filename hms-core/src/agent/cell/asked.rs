@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::{Cell, HANDLER_LIMIT, Phase, SNAPSHOT_LIMIT, STOP_DEADLINE};
 use crate::{
-    Result,
+    Error, ErrorKind, Result,
     agent::{
         AgentSpec, Behaviour, Desired, Status, Stop,
         runtime::{RestartRequest, Restarted},
@@ -20,15 +20,15 @@ impl Cell {
             return Ok(());
         }
         let stopped = self.abandon(how).await;
-        if let (Err(e), false) = (&stopped, how == Stop::Detach) {
-            self.unended = Some(e.message.clone());
+        if stopped.is_err() && how != Stop::Detach {
+            self.unended = true;
         }
         match settle {
             Settle::Stopped(_) if how == Stop::Detach => {}
-            Settle::Stopped(why) => match &self.unended {
-                Some(e) => self.settle(Status::Stopped, Some(format!("{why}, but could not be ended: {e}"))),
-                None => self.settle(Status::Stopped, Some(why)),
-            },
+            Settle::Stopped(why) => {
+                let but = stopped.as_ref().err().map(|e| format!(", but could not be ended: {}", e.message));
+                self.settle(Status::Stopped, Some(why + but.as_deref().unwrap_or_default()));
+            }
             Settle::Quarantined(why) => self.quarantine(why),
             Settle::ForGroup(_) if stopped.is_err() => return self.stopped_badly(stopped),
             Settle::ForGroup(why) => {
@@ -68,6 +68,13 @@ impl Cell {
             let settled = self.kept.quarantined.is_some() || self.kept.finished.is_some();
             if seen != incarnation || at_it || settled || self.shared.spec().desired == Desired::Stopped {
                 return Ok(Restarted::Superseded { incarnation });
+            }
+            if self.unended {
+                return Err(Error::new(
+                    ErrorKind::InvalidState,
+                    "its last life could not be ended, and none is started beside it",
+                )
+                .hint("end it by hand, then start the agent"));
             }
         }
         let since = self.kernel.clock().now();
@@ -154,6 +161,9 @@ impl Cell {
         if let Some(behaviour) = behaviour {
             let _ = self.reset(behaviour).await;
         }
+        // Seen only when the store does not forget it: it is not what it was then, and can be destroyed again.
+        let state = &mut self.shared.public().state;
+        (state.status, state.reason) = (Status::Stopped, Some("being destroyed".into()));
         Ok(())
     }
 

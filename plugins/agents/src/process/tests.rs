@@ -7,6 +7,7 @@ use hms_core::{
     agent::{AgentSpec, Create, Desired, STOP_DEADLINE, Status, Stop},
     event::Subscribe,
     os::{
+        exit::Signal,
         process::{Output, Process, Spawn},
         token::Token,
     },
@@ -127,6 +128,31 @@ async fn what_could_not_be_adopted_ends_before_the_next_start() {
     assert!(left.has_ended(), "two lives of one agent");
     system.until("web", Status::Running).await;
     assert!(system.plugin.processes.survivors().is_empty());
+    system.end(Stop::Graceful(STOP_DEADLINE)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_life_does_not_reach_the_next_one() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path().canonicalize().unwrap();
+    let system = System::open(&home).await;
+    let pid = system.create("web", json!({"command": ["sleep", "300"]})).await;
+    let id = system.kernel.agents().id("web").unwrap();
+    // As when an order that was given up is carried out after the next start.
+    let vars = [Token::new(&home, &id, 2).to_env(), ("PATH".into(), "/bin:/usr/bin".into())];
+    let args = ["300".into()];
+    let next = Process::spawn(&Spawn {
+        args: &args,
+        clear_env: true,
+        env: &vars,
+        stdout: Output::Null,
+        stderr: Output::Null,
+        ..Spawn::new("sleep")
+    })
+    .unwrap();
+    system.kernel.agents().stop("web", Stop::Kill).await.unwrap();
+    assert!(!is_alive(pid) && !next.has_ended());
+    next.signal(Signal::KILL).unwrap();
     system.end(Stop::Graceful(STOP_DEADLINE)).await;
 }
 

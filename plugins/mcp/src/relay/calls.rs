@@ -26,7 +26,7 @@ pub(crate) struct Call {
     pub(crate) due: Mono,
     /// With the server, rather than held back.
     pub(crate) sent: bool,
-    /// Where its line ends among the bytes that the server was given.
+    /// Where its JSON ends among the bytes that the server was given.
     pub(crate) end_at: u64,
     /// Was with a server that died, and is on its second try.
     pub(crate) again: bool,

@@ -219,7 +219,9 @@ impl Relay {
     pub(super) fn mark_sent(&mut self, now: Mono, id: &Id, line: Option<&[u8]>) {
         let Some(call) = self.calls.get_mut(id) else { return };
         call.sent = true;
-        call.end_at = self.given;
+        // A server that decodes a stream acts when the JSON is whole, and may never read the end of the line.
+        let rest = line.map_or(0, |line| line.len() - line.trim_ascii_end().len());
+        call.end_at = self.given.saturating_sub(rest as u64);
         self.used |= call.tool.is_some();
         let watched = call.listens.is_none() && &*call.method != "initialize";
         call.due = if watched { self.hang.begin(now) } else { Mono::MAX };

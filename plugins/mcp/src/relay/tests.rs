@@ -271,6 +271,15 @@ fn what_the_server_has_not_read_was_not_carried_out() {
 }
 
 #[test]
+fn the_end_of_a_line_need_not_be_read() {
+    let mut stage = Stage::ready(Settings::default());
+    stage.call(1, "append");
+    let ending = Ending { reason: "was ended".into(), read: Some(stage.relay.given - 1), ..Ending::default() };
+    stage.step(|relay, now, out| relay.exited(now, 1, &ending, out));
+    assert!(error_of(stage.answers(1)[0]).contains("may have been carried out"), "{:?}", stage.client);
+}
+
+#[test]
 fn the_user_decides_what_is_repeated() {
     let settings = Settings { resend_tools: ["append".to_owned()].into(), ..Settings::default() };
     let mut stage = Stage::ready(settings);

@@ -7,7 +7,10 @@ mod options;
 mod shown;
 mod streams;
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use hms_core::{
     Result,
@@ -18,6 +21,9 @@ use serde_json::Value;
 
 use self::{options::Args, streams::Streams};
 use crate::server::{Launch, Supervised};
+
+/// A wrapper is taken to have started after this.
+const STARTED: Duration = Duration::from_secs(1);
 
 /// Registers what this room offers.
 pub(crate) fn register(to: &Registrar) -> Result<()> {
@@ -37,6 +43,7 @@ async fn run(cx: CommandContext, args: Args) -> Result<Value> {
     if let Some(facts) = facts {
         shown::show(&args, &around, &settings, facts, &supervised);
     }
+    tokio::spawn(slim_down());
     let code = tokio::select! {
         code = supervised.ended() => code,
         () = cx.cancelled() => {
@@ -46,4 +53,10 @@ async fn run(cx: CommandContext, args: Args) -> Result<Value> {
     };
     around.exit_code.store(code, Ordering::Release);
     Ok(Value::Null)
+}
+
+/// Most of what is in memory by now was needed to start: all of the command line and its commands.
+async fn slim_down() {
+    tokio::time::sleep(STARTED).await;
+    hms_core::os::host::trim_code();
 }

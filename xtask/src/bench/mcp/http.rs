@@ -1,4 +1,4 @@
-//! A proxy's client: streamable HTTP on one kept connection, as little of it as a benchmark needs.
+//! A proxy's client: Streamable HTTP on one kept connection, as little of it as a benchmark needs.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -11,137 +11,137 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::{Any, HELLO, INITIALIZED, Way};
+use super::{Any, INITIALIZED, Way, hello, is_answer};
 
-/// Stands for the port in a command line.
-pub(super) const PORT: &str = "{port}";
-/// No proxy takes longer to come up.
+/// No proxy takes longer to come up, or to answer.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Proxies tell in ways of their own, or not at all, that they listen: they are asked so often.
+const PAUSE: Duration = Duration::from_millis(1);
 
 pub(super) struct Http {
-    child: Child,
-    port: u16,
+    proxy: Proxy,
+    /// The lines of every request but the session's and the length.
+    head: String,
     stream: BufReader<TcpStream>,
-    session: Option<String>,
+    session: String,
 }
 
 impl Http {
-    /// Starts a proxy, and waits until `initialize` is answered.
-    pub(super) fn begin(command: &[String]) -> Result<Self, Any> {
+    /// Starts a proxy, whose command line is made for a port, and waits until `initialize` is answered.
+    pub(super) fn begin(path: &str, command: impl Fn(u16) -> Command) -> Result<Self, Any> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let words: Vec<String> = command.iter().map(|w| w.replace(PORT, &port.to_string())).collect();
-        let (program, args) = words.split_first().ok_or("no command")?;
-        let child = Command::new(program)
-            .args(args)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .process_group(0)
-            .spawn()?;
-        let mut guard = Proxy(Some(child));
+        let mut command = command(port);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let mut proxy = Proxy(command.spawn().map_err(|e| format!("{command:?}: {e}"))?);
         let begun = Instant::now();
-        loop {
+        let stream = loop {
             if let Ok(stream) = TcpStream::connect(("127.0.0.1", port)) {
-                stream.set_nodelay(true)?;
-                let child = guard.0.take().ok_or("it is there")?;
-                let mut way = Self { child, port, stream: BufReader::new(stream), session: None };
-                way.ask(0, HELLO)?;
-                return Ok(way);
+                break stream;
+            }
+            if let Some(status) = proxy.0.try_wait()? {
+                return Err(format!("{command:?} ended: {status}").into());
             }
             if begun.elapsed() > PATIENCE {
-                return Err(format!("`{program}` does not listen").into());
+                return Err(format!("{command:?} does not listen").into());
             }
-            thread::sleep(Duration::from_millis(1));
-        }
+            thread::sleep(PAUSE);
+        };
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n\
+             Accept: application/json, text/event-stream\r\n"
+        );
+        let mut way = Self { proxy, head, stream: BufReader::new(stream), session: String::new() };
+        way.ask(0, &hello())?;
+        Ok(way)
     }
 
-    fn post(&mut self, body: &str) -> Result<String, Any> {
-        let session = self
-            .session
-            .as_ref()
-            .map(|s| format!("Mcp-Session-Id: {s}\r\nMCP-Protocol-Version: 2025-06-18\r\n"));
-        let head = format!(
-            "POST /mcp HTTP/1.1\r\nHost: 127.0.0.1:{}\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\n{}Content-Length: {}\r\n\r\n",
-            self.port,
-            session.unwrap_or_default(),
-            body.len()
-        );
-        self.stream.get_mut().write_all((head + body).as_bytes())?;
-        let mut line = String::new();
-        self.stream.read_line(&mut line)?;
-        let status = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        let (mut length, mut chunked) = (None, false);
+    /// Posts a message. How long it took until `is_enough` of the body, and the whole of it.
+    fn post(
+        &mut self,
+        message: &str,
+        is_enough: impl Fn(&str) -> bool,
+    ) -> Result<(Option<Duration>, String), Any> {
+        let request =
+            format!("{}{}Content-Length: {}\r\n\r\n{message}", self.head, self.session, message.len());
+        let begun = Instant::now();
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let status = self.line()?;
+        let (mut length, mut chunked) = (0, false);
         loop {
-            line.clear();
-            self.stream.read_line(&mut line)?;
-            let Some((name, value)) = line.trim_end().split_once(':') else { break };
+            let line = self.line()?;
+            let Some((name, value)) = line.split_once(':') else { break };
             match (name.to_ascii_lowercase().as_str(), value.trim()) {
-                ("content-length", value) => length = Some(value.parse::<usize>()?),
+                ("content-length", value) => length = value.parse()?,
                 ("transfer-encoding", _) => chunked = true,
-                ("mcp-session-id", value) => self.session = Some(value.to_owned()),
+                ("mcp-session-id", value) => {
+                    self.session = format!("Mcp-Session-Id: {value}\r\nMCP-Protocol-Version: 2025-06-18\r\n");
+                }
                 _ => {}
             }
         }
-        let mut answer = Vec::new();
-        if chunked {
-            loop {
-                line.clear();
-                self.stream.read_line(&mut line)?;
-                let size =
-                    usize::from_str_radix(line.trim(), 16).map_err(|_| format!("no chunk: {line:?}"))?;
-                let from = answer.len();
-                answer.resize(from + size, 0);
-                self.stream.read_exact(&mut answer[from..])?;
-                line.clear();
-                self.stream.read_line(&mut line)?;
-                if size == 0 {
-                    break;
-                }
+        let (mut body, mut took) = (String::new(), None);
+        loop {
+            if chunked {
+                let size = self.line()?;
+                length = usize::from_str_radix(&size, 16).map_err(|_| format!("no chunk: {size:?}"))?;
             }
-        } else {
-            answer.resize(length.unwrap_or(0), 0);
-            self.stream.read_exact(&mut answer)?;
+            (&mut self.stream).take(length as u64).read_to_string(&mut body)?;
+            if took.is_none() && is_enough(&body) {
+                took = Some(begun.elapsed());
+            }
+            if chunked {
+                self.line()?;
+            }
+            if !chunked || length == 0 {
+                break;
+            }
         }
-        let answer = String::from_utf8(answer)?;
-        if status.starts_with('2') { Ok(answer) } else { Err(format!("{status}: {answer}").into()) }
+        // A stream may begin with events that carry nothing; a redirection or an error is neither.
+        if status.split(' ').nth(1).is_some_and(|code| code.starts_with('2')) {
+            return Ok((took, body));
+        }
+        Err(format!("{status}: {body}").into())
+    }
+
+    fn line(&mut self) -> Result<String, Any> {
+        let mut line = String::new();
+        match self.stream.read_line(&mut line)? {
+            0 => Err("the proxy hung up".into()),
+            _ => Ok(line.trim_end().to_owned()),
+        }
     }
 }
 
 impl Way for Http {
-    fn ask(&mut self, id: usize, what: &str) -> Result<(), Any> {
-        let answer = self.post(&format!("{{\"jsonrpc\":\"2.0\",\"id\":{id},{what}}}"))?;
-        if answer.contains("\"result\"") { Ok(()) } else { Err(answer.into()) }
+    fn ask(&mut self, id: usize, message: &str) -> Result<Duration, Any> {
+        let (took, body) = self.post(message, |body| is_answer(body, id))?;
+        took.ok_or_else(|| format!("no answer: {body:?}").into())
     }
 
     fn initialized(&mut self) -> Result<(), Any> {
-        self.post(INITIALIZED).map(drop)
+        self.post(INITIALIZED, |_| true).map(drop)
     }
 
     fn pid(&self) -> u32 {
-        self.child.id()
+        self.proxy.0.id()
     }
 }
 
-impl Drop for Http {
-    fn drop(&mut self) {
-        end(&mut self.child);
-    }
-}
-
-/// Ends the proxy when its start fails.
-struct Proxy(Option<Child>);
+/// A running proxy. It ends gently, so that its server does, and then at once.
+struct Proxy(Child);
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            end(child);
+        const GRACE: Duration = Duration::from_secs(2);
+        let group = Pid::from_child(&self.0);
+        let _ = kill_process_group(group, Signal::TERM);
+        let begun = Instant::now();
+        while begun.elapsed() < GRACE && matches!(self.0.try_wait(), Ok(None)) {
+            thread::sleep(PAUSE);
         }
-    }
-}
-
-fn end(child: &mut Child) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) {
         let _ = kill_process_group(group, Signal::KILL);
+        let _ = self.0.wait();
     }
-    let _ = child.wait();
 }

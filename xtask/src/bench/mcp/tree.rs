@@ -1,37 +1,63 @@
 //! What a tree of processes holds in memory, the server in it left out.
 
-use std::fs;
+use std::{fs, path::Path};
+
+use serde_json::{Value, json};
 
 /// In KiB.
 #[derive(Default)]
 pub(super) struct Memory {
+    /// Pages in memory, the program's own file among them.
     pub(super) resident: u64,
-    /// Shared pages counted in parts.
+    /// The same, with pages that several processes share counted in parts.
     pub(super) proportional: u64,
-    pub(super) each: Vec<(String, u64)>,
+    /// Pages that nobody else has: what one more of it costs.
+    pub(super) private: u64,
+    /// Of these the ones that are backed by no file.
+    pub(super) anonymous: u64,
+    each: Vec<Value>,
 }
 
-/// The processes from `pid` down that are not the server.
-pub(super) fn beside_the_server(pid: u32) -> Memory {
-    let mut memory = Memory::default();
-    for pid in family(pid) {
-        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        let words: Vec<&str> = line.split('\0').collect();
-        if words.first().is_some_and(|program| program.ends_with("hms-test-mcp")) {
-            continue;
+impl Memory {
+    /// Of the processes from `pid` down that are not `server`.
+    pub(super) fn beside(server: &Path, pid: u32) -> Self {
+        let mut memory = Self::default();
+        for pid in family(pid) {
+            if fs::read_link(format!("/proc/{pid}/exe")).is_ok_and(|exe| exe == server) {
+                continue;
+            }
+            let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+            let field = |name: &str| -> u64 {
+                let line = rollup.lines().find(|l| l.starts_with(name)).unwrap_or_default();
+                line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
+            };
+            let resident = field("Rss:");
+            let private = field("Private_Clean:") + field("Private_Dirty:");
+            memory.resident += resident;
+            memory.proportional += field("Pss:");
+            memory.private += private;
+            memory.anonymous += field("Anonymous:");
+            memory.each.push(json!({"process": name(pid), "residentKib": resident, "privateKib": private}));
         }
-        let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let field = |name: &str| -> u64 {
-            let line = rollup.lines().find(|l| l.starts_with(name)).unwrap_or_default();
-            line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0)
-        };
-        memory.resident += field("Rss:");
-        memory.proportional += field("Pss:");
-        let name =
-            words.iter().take(3).map(|w| w.rsplit('/').next().unwrap_or(w)).collect::<Vec<_>>().join(" ");
-        memory.each.push((name, field("Rss:")));
+        memory
     }
-    memory
+
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "residentKib": self.resident,
+            "pssKib": self.proportional,
+            "privateKib": self.private,
+            "anonymousKib": self.anonymous,
+            "processes": self.each,
+        })
+    }
+}
+
+/// The first words of a command line, without their folders.
+fn name(pid: u32) -> String {
+    let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let words = line.split('\0').take(3).map(|word| word.rsplit('/').next().unwrap_or(word));
+    words.collect::<Vec<_>>().join(" ").trim_end().to_owned()
 }
 
 /// A process and its descendants.
