@@ -131,10 +131,6 @@ impl Gate {
         self.end(state);
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
-        lock(&self.state).closed
-    }
-
     /// Lets go of the user data, if it is time.
     fn end(&self, mut state: MutexGuard<'_, State>) {
         if !state.closed || state.held > 0 {
@@ -201,10 +197,14 @@ unsafe impl Send for Hold {}
 unsafe impl Sync for Hold {}
 
 impl Hold {
+    fn again(&self) -> Self {
+        lock(&self.gate.state).held += 1;
+        Self { gate: self.gate.clone(), pointer: self.pointer }
+    }
+
     /// A callback is about to run, also while the gate is closed already: what is held has its end still to come.
     pub(crate) fn enter(&self, role: Role) -> Entered {
-        lock(&self.gate.state).held += 1;
-        let hold = Self { gate: self.gate.clone(), pointer: self.pointer };
+        let hold = self.again();
         let outer = ROLE.with(|r| r.replace(Some(role)));
         INSIDE.with(|inside| inside.borrow_mut().push(self.gate.id));
         Entered { _inside: Inside { outer }, hold }
@@ -227,6 +227,11 @@ pub(crate) struct Entered {
 }
 
 impl Entered {
+    /// Keeps the user data beyond this callback, also when the gate is closed meanwhile.
+    pub(crate) fn hold(&self) -> Hold {
+        self.hold.again()
+    }
+
     /// What the callback is given.
     pub(crate) fn user_data(&self) -> *mut c_void {
         self.hold.pointer

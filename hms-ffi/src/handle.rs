@@ -17,7 +17,7 @@ use std::{
 
 use hms_core::{Error, ErrorKind};
 
-use crate::{agent, guard::Failure, operation, subscription, system};
+use crate::{agent, agent_type, guard::Failure, operation, registration, reply, service, subscription, system};
 
 const KIND_BITS: u32 = 7;
 const SLOT_BITS: u32 = 24;
@@ -58,6 +58,30 @@ impl Object for agent::AgentObject {
     type C = agent::hms_agent_t;
     const KIND: u8 = 4;
     const NOUN: &'static str = "agent";
+}
+
+impl Object for service::ServiceObject {
+    type C = service::hms_service_t;
+    const KIND: u8 = 5;
+    const NOUN: &'static str = "service";
+}
+
+impl Object for registration::RegistrationObject {
+    type C = registration::hms_registration_t;
+    const KIND: u8 = 6;
+    const NOUN: &'static str = "registration";
+}
+
+impl Object for reply::ReplyObject {
+    type C = reply::hms_reply_t;
+    const KIND: u8 = 7;
+    const NOUN: &'static str = "reply that waits for its answer";
+}
+
+impl Object for agent_type::LifeObject {
+    type C = agent_type::hms_life_t;
+    const KIND: u8 = 8;
+    const NOUN: &'static str = "life that goes on";
 }
 
 type Stored = Arc<dyn Any + Send + Sync>;

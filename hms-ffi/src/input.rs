@@ -7,6 +7,7 @@ use std::{
 };
 
 use hms_core::{Error, ErrorKind, Result};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 /// A structure that is larger than this was never initialised.
@@ -47,6 +48,16 @@ pub(crate) unsafe fn json(name: &str, text: *const c_char) -> Result<Value> {
         Some(text) => serde_json::from_str(text).map_err(|e| Error::argument(name, format!("not JSON: {e}"))),
         None => Ok(Value::Null),
     }
+}
+
+/// What the JSON of the argument `name` describes.
+///
+/// # Safety
+/// As [`text`].
+pub(crate) unsafe fn typed<T: DeserializeOwned>(name: &str, text: *const c_char) -> Result<T> {
+    // SAFETY: passed on.
+    let value = unsafe { json(name, text) }?;
+    serde_json::from_value(value).map_err(|e| Error::argument(name, e))
 }
 
 /// The path of the argument `name`, in the bytes of the file system; NULL is none, empty is an error.

@@ -99,6 +99,21 @@ pub(crate) fn of(kind: ErrorKind) -> hms_status_t {
     }
 }
 
+/// The kind of failure of a status; `None` of success, and of what is no failure of a handler's.
+pub(crate) fn kind_of(status: hms_status_t) -> Option<ErrorKind> {
+    use ErrorKind::*;
+    let kinds = [
+        InvalidArgument, InvalidConfig, NotFound, AlreadyExists, InvalidState, Timeout, Cancelled,
+        WouldDeadlock, QueueFull, TypeUnavailable, AgentGone, ServiceUnavailable, VersionMismatch,
+        PermissionDenied, NotSupported, HostUnavailable, HomeBusy, Protocol, StoreCorrupt, StoreNewer,
+        DiskFull, Io, HandlerFailed, Panic, Forked, Internal,
+    ];
+    match status {
+        HMS_ERR_INVALID_HANDLE => Some(HandlerFailed),
+        status => kinds.into_iter().find(|kind| of(*kind) == status),
+    }
+}
+
 fn name(status: hms_status_t) -> &'static CStr {
     match status {
         HMS_OK => c"HMS_OK",
@@ -174,6 +189,15 @@ mod tests {
         assert!(!names.contains(c"unknown status"));
         assert_eq!(name(1), c"unknown status");
         assert_eq!(name(HMS_ERR_INTERNAL - 1), c"unknown status");
+    }
+
+    #[test]
+    fn every_failure_has_its_kind() {
+        for status in HMS_ERR_INTERNAL..HMS_OK {
+            let kind = kind_of(status).unwrap();
+            assert!(of(kind) == status || status == HMS_ERR_INVALID_HANDLE, "{status}");
+        }
+        assert_eq!((kind_of(HMS_OK), kind_of(1), kind_of(HMS_ERR_INTERNAL - 1)), (None, None, None));
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Systems: opening and closing one.
 
-use std::{ffi::c_char, future::Future, sync::Arc};
+use std::{
+    ffi::c_char,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
 
 use hms_core::{Error, ErrorKind};
 use hms_runtime::{Open, System, runtime::Runtime};
@@ -13,6 +17,7 @@ use crate::{
     handle::{Doomed, TABLE},
     input::{self, Versioned},
     output::Out,
+    registration::{RegistrationObject, Registrations},
     status::hms_status_t,
     wait::block_on,
 };
@@ -75,6 +80,7 @@ pub(crate) enum Phase {
 pub(crate) struct SystemObject {
     pub(crate) system: System,
     phase: watch::Sender<Phase>,
+    registrations: Mutex<Registrations>,
     // After the system: it lives in the runtime.
     pub(crate) runtime: Arc<Runtime>,
 }
@@ -95,6 +101,20 @@ impl SystemObject {
             Some(result) if result.is_ok() || *phase.borrow() == Phase::Open => result,
             _ => Err(closed()),
         }
+    }
+
+    /// Keeps a registration in mind, to end it with the system.
+    pub(crate) fn ends_with_it(&self, registration: &Arc<RegistrationObject>) -> Result<(), Error> {
+        let mut registrations = self.registrations.lock().unwrap_or_else(PoisonError::into_inner);
+        registrations.retain(|known| known.strong_count() > 0);
+        registrations.push(Arc::downgrade(registration));
+        drop(registrations);
+        self.require_open()
+    }
+
+    fn end_registrations(&self) {
+        let all = std::mem::take(&mut *self.registrations.lock().unwrap_or_else(PoisonError::into_inner));
+        all.iter().filter_map(Weak::upgrade).for_each(|registration| registration.end());
     }
 
     /// An error once it is being closed.
@@ -144,7 +164,8 @@ pub unsafe extern "C" fn hms_system_open(
         let runtime = Runtime::acquire()?;
         let system = block_on(&runtime, System::open(how))??;
         let phase = watch::Sender::new(Phase::Open);
-        out.put(TABLE.insert(Arc::new(SystemObject { system, phase, runtime }))?);
+        let registrations = Mutex::default();
+        out.put(TABLE.insert(Arc::new(SystemObject { system, phase, registrations, runtime }))?);
         Ok(())
     })
 }
@@ -189,6 +210,7 @@ pub unsafe extern "C" fn hms_system_close(system: *mut *mut hms_system_t, agents
         object.phase.send_replace(Phase::Closing);
         let closed = block_on(&object.runtime, object.system.close(agents_stay));
         object.phase.send_replace(Phase::Closed);
+        object.end_registrations();
         Ok(closed??)
     })
 }

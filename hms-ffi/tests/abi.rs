@@ -91,6 +91,16 @@ fn agents_are_handles() {
 }
 
 #[test]
+fn services_and_commands_of_ones_own_answer() {
+    run_shared("services.c");
+}
+
+#[test]
+fn agent_types_of_ones_own_live_and_die() {
+    run_shared("types.c");
+}
+
+#[test]
 fn the_static_library_serves_as_well() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
@@ -139,7 +149,9 @@ fn the_library_is_named_after_its_major_and_stays_loaded() {
 
 /// The declarations of functions in the header, each with the comment before it.
 fn declarations(header: &str) -> Vec<(String, &str)> {
-    let functions = header.split("\n\n/**\n").filter(|block| block.contains(");"));
+    let is_type = |block: &str| block.split_once("*/\n").is_some_and(|(_, rest)| rest.starts_with("typedef "));
+    let functions =
+        header.split("\n\n/**\n").filter(|block| block.contains(");") && !is_type(block));
     functions
         .map(|block| {
             let declaration = block.split_once("*/\n").unwrap().1;

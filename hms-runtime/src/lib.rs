@@ -9,6 +9,7 @@ pub mod cli;
 mod demo;
 pub mod home;
 mod host;
+mod offer;
 pub mod runtime;
 mod system;
 mod system_plugin;
@@ -21,7 +22,8 @@ use std::sync::Arc;
 pub use cancel::Cancel;
 use hms_core::plugin::Plugin;
 pub use hms_core::{Error, ErrorKind, Result};
-pub use system::{EventStream, Open, System, attach};
+pub use offer::Registration;
+pub use system::{EventStream, FoundService, Open, System, attach};
 
 /// The built-in organs.
 pub fn organs() -> Vec<Arc<dyn Plugin>> {

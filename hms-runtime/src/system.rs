@@ -50,13 +50,13 @@ const ATTACH_DEADLINE: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub struct System(Arc<Place>);
 
-enum Place {
+pub(crate) enum Place {
     Here { kernel: Kernel, files: PrivateFiles },
     Elsewhere(Client),
 }
 
 /// What a private system holds on disk.
-enum PrivateFiles {
+pub(crate) enum PrivateFiles {
     Temporary(PathBuf, #[expect(dead_code, reason = "held, not read")] HomeLock),
     Own(#[expect(dead_code, reason = "held, not read")] HomeLock),
 }
@@ -300,6 +300,10 @@ impl System {
             Place::Elsewhere(client) => Some(client),
             Place::Here { .. } => None,
         }
+    }
+
+    pub(crate) fn place(&self) -> &Arc<Place> {
+        &self.0
     }
 
     /// The kernel of a private system.

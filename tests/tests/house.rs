@@ -173,7 +173,7 @@ fn every_command_explains_itself() {
                 Parsed::Text { text, .. } => panic!("`{path}`: the example `{example}` is refused:\n{text}"),
             }
         }
-        wrong.unless(!command.examples.is_empty() || simple(command), || {
+        wrong.unless(!command.examples.is_empty() || simple(command) || command.hidden, || {
             format!("`{path}` takes arguments and shows no example")
         });
     }

@@ -17,7 +17,7 @@ struct Section {
 }
 
 /// The sections, in the order in which a reader, and a compiler, needs them.
-const SECTIONS: [Section; 10] = [
+const SECTIONS: [Section; 14] = [
     Section { file: "version", title: "Versions", prefixes: &["HMS_ABI_", "hms_abi_", "hms_version"] },
     Section {
         file: "status",
@@ -27,8 +27,16 @@ const SECTIONS: [Section; 10] = [
     Section { file: "text", title: "Memory", prefixes: &["hms_string_", "hms_drop_"] },
     Section { file: "system", title: "Systems", prefixes: &["hms_system_", "HMS_SYSTEM_"] },
     Section { file: "operation", title: "Operations", prefixes: &["hms_operation_", "hms_completion_"] },
+    Section { file: "registration", title: "Registrations", prefixes: &["hms_registration_"] },
+    Section { file: "reply", title: "Replies", prefixes: &["hms_reply_"] },
+    Section { file: "service", title: "Services", prefixes: &["hms_service_"] },
+    Section {
+        file: "agent_type",
+        title: "Agent types",
+        prefixes: &["hms_agent_type_", "hms_agent_info_", "hms_agent_vtable_", "hms_life_", "hms_message_", "hms_stop_", "HMS_AGENT_VTABLE_", "HMS_STOP_"],
+    },
     Section { file: "agent", title: "Agents", prefixes: &["hms_agent_"] },
-    Section { file: "command", title: "Commands", prefixes: &["hms_command_"] },
+    Section { file: "command", title: "Commands", prefixes: &["hms_command_", "HMS_COMMAND_"] },
     Section { file: "event", title: "Events", prefixes: &["hms_event_t", "hms_event_publish", "HMS_EVENT_"] },
     Section {
         file: "subscription",

@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -25,13 +25,14 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Connection, MAX_FRAME, PROTOCOL_MAJOR, PROTOCOL_MINOR, PeerHandler, SOCKET};
+use super::{Connection, MAX_FRAME, PROTOCOL_MAJOR, PROTOCOL_MINOR, PeerHandler, SOCKET, offers::Offers};
 use crate::{
     Error, ErrorKind, Result,
-    command::{Caller, Update},
+    command::{Caller, CommandSpec, Handler, Update},
     event::{Event, EventDraft, MAX_WAITING},
     host::STOPPED,
     kernel,
+    service::{Service, ServiceSpec},
 };
 
 /// The command line that runs a host. It must print `ready` when it listens, `busy` when another one has
@@ -79,6 +80,7 @@ struct Shared {
     /// Where updates of running commands go, by call.
     calls: Mutex<HashMap<u64, tokio::sync::mpsc::UnboundedSender<Update>>>,
     subscriptions: Mutex<HashMap<u64, Arc<Remote>>>,
+    offers: Offers,
     /// The host said that it is being stopped: do not start another.
     stopping: AtomicBool,
     detached: AtomicBool,
@@ -116,6 +118,7 @@ impl Client {
             next: AtomicU64::new(1),
             calls: Mutex::default(),
             subscriptions: Mutex::default(),
+            offers: Offers::default(),
             stopping: AtomicBool::new(false),
             detached: AtomicBool::new(false),
             issuing: tokio::sync::Mutex::default(),
@@ -256,6 +259,37 @@ impl Client {
         self.request("event.publish_batch", json!({"events": part})).await.map(drop)
     }
 
+    /// Offers a service to the system, over its hosts' deaths.
+    ///
+    /// Errors: `already-exists` when its id and version are taken; `host-unavailable`.
+    pub async fn offer_service(&self, spec: ServiceSpec, service: Arc<dyn Service>) -> Result<Offered> {
+        self.offer(|offers| offers.add_service(spec, service)).await
+    }
+
+    /// Offers a command to the system, over its hosts' deaths. What it emits before its answer goes nowhere.
+    ///
+    /// Errors: `already-exists` when its path is taken; `invalid-config`; `host-unavailable`.
+    pub async fn offer_command(&self, spec: CommandSpec, handler: Handler) -> Result<Offered> {
+        self.offer(|offers| offers.add_command(spec, handler)).await
+    }
+
+    async fn offer(&self, add: impl FnOnce(&Offers) -> Result<u64>) -> Result<Offered> {
+        let number = add(&self.0.offers)?;
+        let tasks = tokio::runtime::Handle::current();
+        // From here on, dropping it takes it back.
+        let offered = Offered { client: Arc::downgrade(&self.0), number, tasks };
+        loop {
+            self.0.offers.settled().await;
+            let connection = self.0.connection().await?;
+            let _issuing = self.0.issuing.lock().await;
+            match self.0.offers.register(number, &connection).await {
+                // To the next host, which has not been asked.
+                Err(_) if connection.is_closed() => {}
+                registered => return registered.map(|()| offered),
+            }
+        }
+    }
+
     /// Asks the host to end (or, with `detach`, to let the next one take its agents over), and waits until it
     /// has.
     pub async fn shut_down_host(&self, detach: bool) -> Result<Value> {
@@ -315,6 +349,31 @@ impl Drop for RemoteSubscription {
             // Detached: the host forgets the subscription with the connection if this does not arrive.
             let _ = connection.try_notify("event.unsubscribe", json!({"subscription": self.number}));
         }
+    }
+}
+
+/// Something that is offered to the system. Dropping it takes it back.
+pub struct Offered {
+    client: Weak<Shared>,
+    number: u64,
+    tasks: tokio::runtime::Handle,
+}
+
+impl Offered {
+    /// Takes it back: it is answered no more, and the host is told. Does not wait; may be called again.
+    pub fn end(&self) {
+        let Some(client) = self.client.upgrade() else { return };
+        let Some((method, params)) = client.offers.remove(self.number) else { return };
+        // Detached, or between two hosts, there is nobody who knows of it.
+        let Link::Up { connection, .. } = client.link.borrow().clone() else { return };
+        let task = self.tasks.spawn(async move { drop(connection.request(method, params).await) });
+        client.offers.ends(task);
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -538,8 +597,8 @@ struct Inbound(Arc<Shared>);
 
 #[async_trait]
 impl PeerHandler for Inbound {
-    async fn request(&self, _peer: &Arc<Connection>, method: &str, _params: Value) -> Result<Value> {
-        Err(Error::new(ErrorKind::NotSupported, format!("this peer does not answer `{method}`")))
+    async fn request(&self, _peer: &Arc<Connection>, method: &str, params: Value) -> Result<Value> {
+        self.0.offers.answer(method, params).await
     }
 
     async fn notification(&self, _peer: &Arc<Connection>, method: &str, mut params: Value) {
@@ -553,6 +612,7 @@ impl PeerHandler for Inbound {
                     let _ = call.send(update);
                 }
             }
+            "command.cancel" => self.0.offers.cancel(params["call"].as_u64().unwrap_or_default()),
             "host.stopping" if !params["restart"].as_bool().unwrap_or(false) => {
                 self.0.stopping.store(true, Ordering::Release);
             }

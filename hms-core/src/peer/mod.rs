@@ -8,10 +8,11 @@ mod client;
 mod connection;
 mod frame;
 mod lease;
+mod offers;
 mod remote_agent;
 mod session;
 
-pub use client::{Attach, Client, HostCommand, RemoteSubscription};
+pub use client::{Attach, Client, HostCommand, Offered, RemoteSubscription};
 pub use connection::{Connection, PeerHandler};
 pub use frame::{MAX_FRAME, PROTOCOL_MAJOR, PROTOCOL_MINOR};
 pub use session::serve;

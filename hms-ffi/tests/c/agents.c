@@ -110,7 +110,7 @@ static void messages_are_told_and_asked(void)
     char *json = NULL, *again = NULL;
     int32_t code = 7;
 
-    CHECK_OK(hms_agent_create(hms, "{\"type\":\"heartbeat\",\"name\":\"beat\",\"config\":{\"every\":\"1h\"}}", &beat));
+    CHECK_OK(hms_agent_create(hms, "{\"type\":\"heartbeat\",\"name\":\"beat\",\"config\":{\"interval\":\"1h\"}}", &beat));
     CHECK_OK(hms_agent_tell(beat, "me", "{\"beat\":true}"));
     CHECK_OK(hms_agent_ask(beat, "me", "{\"beat\":true}", 30000, &json));
     CHECK_OK(hms_agent_ask_async(beat, NULL, "{\"beat\":true}", 30000, on_answer, &answer, told_drop, &operation));

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use hms_core::{Error, Result};
 
-use crate::{edit::Format, places::Places};
+use crate::{
+    edit::Format,
+    places::{Places, settled},
+};
 
 /// A client.
 #[derive(Debug)]
@@ -101,7 +104,7 @@ fn desktop(places: &Places) -> PathBuf {
 impl Client {
     /// Its configuration.
     pub(crate) fn file(&self, places: &Places) -> PathBuf {
-        (self.file)(places)
+        settled(&(self.file)(places))
     }
 
     /// Whether it is Codex, which has plugins.

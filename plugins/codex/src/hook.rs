@@ -104,12 +104,17 @@ async fn asked(surroundings: &Surroundings) -> Option<News> {
 fn read(input: i32) -> Result<Vec<u8>> {
     let mut text = Vec::new();
     let read = if input == 0 {
-        io::stdin().lock().take(INPUT).read_to_end(&mut text)
+        taken(&mut io::stdin().lock(), &mut text)
     } else {
-        std::fs::File::open(format!("/dev/fd/{input}"))
-            .and_then(|file| file.take(INPUT).read_to_end(&mut text))
+        std::fs::File::open(format!("/dev/fd/{input}")).and_then(|mut file| taken(&mut file, &mut text))
     };
-    read.map(|_| text).map_err(|e| Error::io("the hook's input", &e))
+    read.map(|()| text).map_err(|e| Error::io("the hook's input", &e))
+}
+
+/// Keeps what is read, within bounds, and takes the rest too: who writes it must not meet a broken pipe.
+fn taken(from: &mut impl Read, text: &mut Vec<u8>) -> io::Result<()> {
+    from.by_ref().take(INPUT).read_to_end(text)?;
+    io::copy(from, &mut io::sink()).map(drop)
 }
 
 /// The news in a hook's input; `None` when it is not known, or of no interest.
@@ -277,6 +282,14 @@ mod tests {
         for other in [input("UserPromptSubmit"), json!({}), json!(3), json!({"hook_event_name": 1})] {
             assert_eq!(news(&other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn an_input_is_taken_to_its_end_whatever_its_size() {
+        let long = vec![b' '; usize::try_from(INPUT).expect("it fits") + 12_345];
+        let (mut from, mut text) = (&long[..], Vec::new());
+        taken(&mut from, &mut text).expect("it is read");
+        assert_eq!((from.len(), text.len() as u64), (0, INPUT));
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::{
     clients::Client,
     diff,
     edit::{self, Format, Plugin},
-    places::{Hms, Places, is_hms},
+    places::{Hms, Places, is_hms, settled},
     plugin_files::{self, ID, PluginFiles, SERVER, VERSION},
     wrapping::{self, Wrapped},
 };
@@ -68,7 +68,7 @@ struct Target<'c> {
 
 impl<'c> Target<'c> {
     fn of(client: &'c Client, config: Option<&Path>, places: &Places) -> Self {
-        let file = config.map_or_else(|| client.file(places), |file| places.cwd.join(file));
+        let file = config.map_or_else(|| client.file(places), |file| settled(&places.cwd.join(file)));
         // The plugin belongs to the folder that its configuration is in.
         let codex = file.parent().map_or_else(|| places.codex.clone(), Path::to_owned);
         Self { plugin: client.is_codex().then(|| PluginFiles::of(&codex)), client, file }
@@ -130,7 +130,7 @@ pub(crate) fn install(site: &Site, client: &Client, choices: &Choices) -> Result
             "unwrapped": change.unwrapped,
             "left": left,
             "backup": record.and_then(|record| record.backup),
-            "diff": diff::unified(&target.file.to_string_lossy(), old.as_deref().unwrap_or_default(), &new),
+            "diff": diff::unified(client.format, &target.file, old.as_deref().unwrap_or_default(), &new)?,
             "notes": notes,
         }))
     })
@@ -348,8 +348,13 @@ fn trust(site: &Site, target: &Target<'_>, choices: &Choices, same_hooks: bool) 
     };
     // Codex has written to the file: that too is what we did.
     if let (Some(mut record), Some(text)) = (site.records.get(&target.file), backup::read(&target.file)?) {
-        record.written = text;
-        site.records.put(&mut record)?;
+        // Unless somebody else wrote to it meanwhile: that must not be taken back with ours.
+        let ours = Some(stripped(target, &text, Some(&record))?).filter(|text| !text.trim().is_empty())
+            == record.original.clone().filter(|text| !text.trim().is_empty());
+        if ours {
+            record.written = text;
+            site.records.put(&mut record)?;
+        }
     }
     Ok(vec![format!("{trusted} hooks are trusted")])
 }
@@ -425,7 +430,7 @@ pub(crate) fn uninstall(site: &Site, client: &Client, config: Option<&Path>, dry
             "how": how,
             "dry_run": dry_run,
             "backup": record.filter(|r| new != r.original).and_then(|r| r.backup),
-            "diff": diff::unified(&target.file.to_string_lossy(), before, after),
+            "diff": diff::unified(client.format, &target.file, before, after).unwrap_or_default(),
         }))
     })
 }

@@ -159,6 +159,13 @@ fn unusual(home: &Path, user: &Path) -> Option<PathBuf> {
     (home != usual).then(|| home.to_owned())
 }
 
+/// One path for every spelling of it: its folders are what they really are, there or not. The file may be a link, and
+/// is not followed.
+pub(crate) fn settled(file: &Path) -> PathBuf {
+    let (Some(folder), Some(name)) = (file.parent(), file.file_name()) else { return file.to_owned() };
+    folder.canonicalize().unwrap_or_else(|_| settled(folder)).join(name)
+}
+
 /// Whether a command names this program.
 pub(crate) fn is_hms(command: &OsStr) -> bool {
     Path::new(command).file_name().and_then(OsStr::to_str).is_some_and(|name| name == "codex-hms")

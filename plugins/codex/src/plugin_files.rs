@@ -180,7 +180,10 @@ pub(crate) fn server(hms: &Hms) -> Result<Value> {
 /// Session and tool events. Those that Codex need not wait for are `async`; it would end before some of them had
 /// run, so that the end of a tool and of the session are not.
 fn hooks(hms: &Hms) -> Result<Value> {
-    let command = hook_words(hms)?.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    let words = hook_words(hms)?.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
+    // A hook that ends with 2 takes a tool's result from the model, and a program of another version, or with no home
+    // to be found, ends so: whatever becomes of the hook, it is the session's success.
+    let command = format!("{words} || :");
     let run = |waits: bool| {
         let mut hook = json!({"type": "command", "command": command, "timeout": TIMEOUT});
         if !waits {

@@ -600,3 +600,46 @@ proptest! {
         prop_assert_eq!(fs::read_to_string(&file).expect("it is there"), text);
     }
 }
+
+#[test]
+fn what_is_shown_of_a_change_has_no_secrets_in_it() {
+    let toml = "[mcp_servers]\na = { command = \"x\", env = { KEY = \"s3cret\" } }\n[mcp_servers.b]\ncommand = \"y\"\n[mcp_servers.b.env]\nKEY = 's3cret'\n[mcp_servers.c]\nurl = \"http://h/\"\nhttp_headers.Authorization = \"s3cret\"\n";
+    let json = r#"{"mcpServers": {"a": {"command": "x", "env": {"KEY": "s3cret"}}},
+        "projects": {"/p": {"mcpServers": {"h": {"url": "http://h/", "headers": {"K": "s3cret"}}}}}}"#;
+    for (id, text) in [("codex", toml), ("claude-code", json)] {
+        let lab = Lab::new();
+        let file = lab.write(client(id), text);
+        for done in [lab.install(client(id), &wrap()), lab.uninstall(client(id))] {
+            let diff = done["diff"].as_str().expect("it changed");
+            assert!(diff.contains("(hidden)") && diff.contains("wrap"), "{diff}");
+            assert!(!done.to_string().contains("s3cret"), "{done}");
+        }
+        assert_eq!(fs::read_to_string(file).expect("it is there"), text);
+    }
+}
+
+#[test]
+fn json_behind_a_byte_order_mark_is_read_and_put_back() {
+    let lab = Lab::new();
+    let text = "\u{feff}{\r\n  // \u{e4}\r\n  \"mcpServers\": {\r\n    \"a\": {\"command\": \"npx\", \"args\": [\"x\"]}\r\n  }\r\n}";
+    let code = client("claude-code");
+    let file = lab.write(code, text);
+    lab.install(code, &wrap());
+    assert!(argv(code.format, &file, "a").ends_with(&["npx".into(), "x".into()]));
+    lab.uninstall(code);
+    assert_eq!(fs::read_to_string(file).expect("it is there"), text);
+}
+
+#[test]
+fn one_file_by_two_names_is_one_file() {
+    let lab = Lab::new();
+    let user = &lab.site.places.user;
+    symlink(user.join(".codex"), user.join("link")).expect("the folder is ours");
+    let file = lab.write(client("codex"), CONFIG);
+    let by = |name: &str| Choices { config: Some(name.into()), ..wrap() };
+    lab.install(client("codex"), &by("link/config.toml"));
+    lab.install(client("codex"), &by("link/../.codex/./config.toml"));
+    let done = lab.uninstall(client("codex"));
+    assert_eq!(done["how"], "restored");
+    assert_eq!(fs::read_to_string(file).expect("it is there"), CONFIG);
+}

@@ -23,8 +23,13 @@ const NO: [&str; 5] = ["rejected", "declined", "denied", "cancelled", "not appro
 /// # Errors
 /// When it cannot be read.
 pub(crate) fn ask(path: &Path, calls: &[Call]) -> io::Result<BTreeMap<String, Answer>> {
+    // Opening a FIFO would wait for ever.
+    let about = std::fs::metadata(path)?;
+    if !about.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
     let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
+    let size = about.len();
     file.seek(SeekFrom::Start(size.saturating_sub(TAIL)))?;
     let mut bytes = Vec::new();
     file.take(TAIL).read_to_end(&mut bytes)?;

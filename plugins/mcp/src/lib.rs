@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod agent;
+mod bearer;
 mod jsonrpc;
 mod pool;
 mod relay;

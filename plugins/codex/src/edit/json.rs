@@ -1,6 +1,6 @@
 //! The JSON of the other clients: `mcpServers`, or `servers` in VS Code; with comments, as people write it.
 
-use std::{ops::Range, path::Path, time::Duration};
+use std::{borrow::Cow, ops::Range, path::Path, time::Duration};
 
 use hms_core::Result;
 use jsonc_parser::{
@@ -17,12 +17,20 @@ pub(super) fn string(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }
 
+/// The text with blanks in place of a byte order mark, so that every place in it stays where it is.
+fn blank(whole: &str) -> Cow<'_, str> {
+    match whole.strip_prefix('\u{feff}') {
+        Some(rest) => Cow::Owned(format!("{}{rest}", " ".repeat('\u{feff}'.len_utf8()))),
+        None => Cow::Borrowed(whole),
+    }
+}
+
 fn range(value: &impl Ranged) -> Range<usize> {
     value.start()..value.end()
 }
 
 fn parse<'t>(file: &Path, whole: &'t str) -> Result<Option<Object<'t>>> {
-    if whole.trim_start_matches('\u{feff}').trim().is_empty() {
+    if whole.trim().is_empty() {
         return Ok(None);
     }
     let options = ParseOptions {
@@ -69,6 +77,7 @@ fn text<'v>(object: &'v Object<'_>, name: &str) -> Option<&'v str> {
 
 /// The servers that the file declares: for all projects, then those of single ones (`projects`).
 pub(super) fn servers(file: &Path, whole: &str, root: &str) -> Result<Vec<Server>> {
+    let whole = &*blank(whole);
     let Some(top) = parse(file, whole)? else { return Ok(Vec::new()) };
     let mut found = Vec::new();
     if let Some(property) = get(&top, root) {
@@ -90,6 +99,19 @@ pub(super) fn servers(file: &Path, whole: &str, root: &str) -> Result<Vec<Server
         }
     }
     Ok(found)
+}
+
+/// Where the values stand that may be secrets: those of variables and headers.
+pub(super) fn secrets(file: &Path, whole: &str, root: &str) -> Result<Vec<Range<usize>>> {
+    let whole = &*blank(whole);
+    let Some(top) = parse(file, whole)? else { return Ok(Vec::new()) };
+    let projects = object(&top, "projects").into_iter().flat_map(|projects| &projects.properties);
+    let scopes = projects.filter_map(|project| project.value.as_object()).chain([&top]);
+    let servers = scopes.filter_map(|scope| object(scope, root)).flat_map(|all| &all.properties);
+    let settings = servers.filter_map(|server| server.value.as_object()).flat_map(|entry| &entry.properties);
+    let kept = settings.filter(|property| super::SECRETS.contains(&property.name.as_str()));
+    let values = kept.filter_map(|property| property.value.as_object()).flat_map(|all| &all.properties);
+    Ok(values.map(|property| range(&property.value)).collect())
 }
 
 fn collect(whole: &str, scope: &str, all: &Object<'_>, found: &mut Vec<Server>) {
@@ -182,6 +204,7 @@ pub(super) fn add_server(
     name: &str,
     entry: &serde_json::Value,
 ) -> Result<Vec<Splice>> {
+    let whole = &*blank(whole);
     let nl = newline(whole);
     let Some(top) = parse(file, whole)? else {
         let all = serde_json::json!({root: {name: entry}});
@@ -205,6 +228,7 @@ pub(super) fn add_server(
 /// The splices that remove a server of all projects; the object it is in goes too when it was the only one and its
 /// object the last of the file, as [`add_server`] makes it.
 pub(super) fn remove_server(file: &Path, whole: &str, root: &str, name: &str) -> Result<Vec<Splice>> {
+    let whole = &*blank(whole);
     let Some(top) = parse(file, whole)? else { return Ok(Vec::new()) };
     let Some(all) = object(&top, root) else { return Ok(Vec::new()) };
     let Some(index) = all.properties.iter().rposition(|property| property.name.as_str() == name) else {

@@ -12,6 +12,9 @@ use hms_core::{Error, ErrorKind, Result};
 
 pub(crate) use toml::{Plugin, plugin_entries, set_notify, take_notify, with_plugin, without_plugin};
 
+/// The keys of a server whose values may be secrets.
+const SECRETS: [&str; 3] = ["env", "headers", "http_headers"];
+
 /// How a client writes its servers down.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Format {
@@ -149,6 +152,19 @@ impl Format {
             Self::Json(root) => json::servers(file, text, root),
         }
     }
+}
+
+/// The text without the values that may be secrets: what is shown is copied into reports and logs.
+///
+/// # Errors
+/// As [`Format::servers`].
+pub(crate) fn shown(format: Format, file: &Path, text: &str) -> Result<String> {
+    let secrets = match format {
+        Format::Toml => toml::secrets(file, text),
+        Format::Json(root) => json::secrets(file, text, root),
+    }?;
+    let hidden = secrets.into_iter().map(|at| Splice { at, text: "\"(hidden)\"".into() });
+    Ok(apply(text, hidden.collect()))
 }
 
 /// The file with a server added to those of all projects. The JSON formats only: Codex gets a plugin.

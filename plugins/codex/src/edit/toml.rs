@@ -99,6 +99,16 @@ pub(super) fn servers(file: &Path, whole: &str) -> Result<Vec<Server>> {
     Ok(table.iter().map(server).collect())
 }
 
+/// Where the values stand that may be secrets: those of variables and headers.
+pub(super) fn secrets(file: &Path, whole: &str) -> Result<Vec<Range<usize>>> {
+    let parsed = parse(file, whole)?;
+    let servers = parsed.document.get("mcp_servers").and_then(Item::as_table_like);
+    let entries = servers.into_iter().flat_map(TableLike::iter).filter_map(|(_, item)| item.as_table_like());
+    let kept = entries.flat_map(|entry| super::SECRETS.iter().filter_map(|key| entry.get(key)));
+    let values = kept.filter_map(Item::as_table_like).flat_map(TableLike::iter);
+    Ok(values.filter_map(|(_, value)| value.span()).map(|span| parsed.at(span)).collect())
+}
+
 fn how(parsed: &Parsed<'_>, entry: &dyn TableLike, inline: bool) -> How {
     if let Some(url) = text_of(entry.get("url")) {
         return How::Http(url);

@@ -195,33 +195,32 @@ impl Hosted {
             return Err(Error::new(ErrorKind::QueueFull, format!("the pool holds {held} sessions already"))
                 .hint("end one, or raise --max-sessions"));
         }
-        let unit = self.unit_for(&params);
-        let seat = self.common.number();
-        let session = Session::new(seat, unit.clone(), self.common.clock.now())?;
-        unit.with(|mux| mux.sit(seat, session.news()));
-        let greeting = match self.room_for(&unit).await {
-            Ok(()) => unit.greet(params).await,
-            Err(e) => Err(e),
-        };
-        match greeting {
-            Ok(Greeting::Welcome(hello)) => {
+        let mut entering = self.enter(&params)?;
+        let session = entering.session.clone();
+        self.room_for(&session.unit).await?;
+        match session.unit.greet(params).await? {
+            Greeting::Welcome(hello) => {
                 let declared = hello.value.pointer("/capabilities/tasks").is_some_and(|t| !t.is_null());
                 self.tasks.fetch_or(declared, Ordering::Relaxed);
                 let version = hello.value.get("protocolVersion").and_then(Value::as_str).unwrap_or_default();
                 session.agreed(version);
                 self.lock().sessions.insert(session.id.clone(), session.clone());
+                entering.entered = true;
                 self.common.changed.notify_one();
                 Ok(Opened::Session(session, hello))
             }
-            Ok(Greeting::Refused(error)) => {
-                self.leave(&session);
-                Ok(Opened::Refused(error))
-            }
-            Err(e) => {
-                self.leave(&session);
-                Err(e)
-            }
+            Greeting::Refused(error) => Ok(Opened::Refused(error)),
         }
+    }
+
+    /// A seat for a client that is still to be greeted.
+    fn enter(&self, params: &Value) -> Result<Entering<'_>> {
+        // In one go, so that the process is not taken for one that nobody uses.
+        let mut inner = self.lock();
+        let unit = self.unit_for(&mut inner, params);
+        let session = Session::new(self.common.number(), unit, self.common.clock.now())?;
+        session.unit.with(|mux| mux.sit(session.seat, session.news()));
+        Ok(Entering { hosted: self, session, entered: false })
     }
 
     /// Ends a session. Says whether there was one.
@@ -236,26 +235,26 @@ impl Hosted {
     fn leave(&self, session: &Session) {
         session.unit.with(|mux| mux.leave(session.seat));
         session.end();
-        let alone = session.unit.alone && session.unit.peek(Mux::seats) == 0;
-        if alone || session.unit.hello().is_none() {
+        // One that is starting goes on for those who come back: a client may wait for less long than a start takes.
+        if session.unit.alone || !session.unit.running() && session.unit.hello().is_none() {
             self.remove(&session.unit, "its client has gone");
         }
         self.common.changed.notify_one();
     }
 
     fn remove(&self, unit: &Arc<Unit>, why: &str) {
+        let mut inner = self.lock();
         if unit.peek(Mux::seats) == 0 {
-            self.lock().units.retain(|u| !Arc::ptr_eq(u, unit));
-            unit.stop(why);
+            inner.units.retain(|u| !Arc::ptr_eq(u, unit));
+            unit.retire(why);
         }
     }
 
     /// The process that a client of these parameters shares, or a new one.
-    fn unit_for(&self, params: &Value) -> Arc<Unit> {
+    fn unit_for(&self, inner: &mut Inner, params: &Value) -> Arc<Unit> {
         let version = params.get("protocolVersion").and_then(Value::as_str).unwrap_or_default().to_owned();
         let capabilities = params.get("capabilities").cloned().unwrap_or_else(|| json!({}));
         let can = |what: &str| capabilities.get(what).is_some_and(|c| !c.is_null());
-        let mut inner = self.lock();
         let asks = || inner.units.iter().any(|u| u.peek(Mux::asked));
         let alone = match self.share {
             Share::Always => false,
@@ -380,7 +379,7 @@ impl Hosted {
             (std::mem::take(&mut inner.sessions), std::mem::take(&mut inner.units))
         };
         sessions.values().for_each(|s| s.end());
-        units.iter().for_each(|u| u.stop("the pool is stopping"));
+        units.iter().for_each(|u| u.retire("the pool is stopping"));
         for unit in units {
             unit.stopped().await;
         }
@@ -406,6 +405,21 @@ impl Hosted {
     }
 }
 
+/// A client whose `initialize` is not answered yet. One that gives up waiting leaves its seat.
+struct Entering<'h> {
+    hosted: &'h Hosted,
+    session: Arc<Session>,
+    entered: bool,
+}
+
+impl Drop for Entering<'_> {
+    fn drop(&mut self) {
+        if !self.entered {
+            self.hosted.leave(&self.session);
+        }
+    }
+}
+
 /// The whole list of tools; `None` when the server does not give it.
 async fn tools(unit: &Arc<Unit>) -> Option<modern::Tools> {
     let mut all = modern::Tools::default();
@@ -419,4 +433,51 @@ async fn tools(unit: &Arc<Unit>) -> Option<modern::Tools> {
         }
     }
     Some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use hms_core::clock::SystemClock;
+    use tokio::sync::{mpsc, oneshot};
+
+    use super::*;
+    use crate::pool::link::{Line, Link, Said, Way};
+
+    /// Servers that never say anything.
+    #[derive(Default)]
+    struct Silent {
+        started: Notify,
+        held: Mutex<Vec<(mpsc::UnboundedReceiver<Line>, mpsc::Sender<Said>)>>,
+    }
+
+    impl Launch for Silent {
+        fn launch(&self) -> Result<Link> {
+            let (lines, heard) = mpsc::unbounded_channel();
+            let (said, from) = mpsc::channel(1);
+            self.held.lock().unwrap().push((heard, said));
+            self.started.notify_one();
+            Ok(Link { to: Way { lines, _held: oneshot::channel().0 }, from })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_gives_up_waiting_leaves_no_seat() {
+        for (capabilities, left) in [(json!({ "roots": {} }), 0), (json!({}), 1)] {
+            let hour = Duration::from_secs(3600);
+            let limits = Limits { servers: 4, sessions: 4, idle: hour, session_idle: hour };
+            let (silent, common) = (Arc::new(Silent::default()), Common::new(limits, SystemClock::shared()));
+            let hosted = Hosted::new("x", Share::Auto, true, silent.clone(), &common);
+            let params = json!({ "protocolVersion": "2025-06-18", "capabilities": capabilities });
+            let first = json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params });
+            let first = Message::parse(first.to_string()).unwrap();
+            tokio::select! {
+                _ = hosted.open(&first) => panic!("nobody answers"),
+                () = silent.started.notified() => {}
+            }
+            // A process that only this client could use goes with it; one that others can use goes on starting.
+            let units = hosted.lock().units.clone();
+            assert_eq!(units.len(), left);
+            assert!(units.iter().all(|unit| unit.peek(Mux::seats) == 0));
+        }
+    }
 }

@@ -75,7 +75,12 @@ impl Front {
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         let mut stop = std::pin::pin!(stop);
         loop {
-            let Ok(place) = places.clone().acquire_owned().await else { return };
+            let place = tokio::select! {
+                place = places.clone().acquire_owned() => place,
+                // Streams that clients listen to may hold every place for ever.
+                () = &mut stop => return,
+            };
+            let Ok(place) = place else { return };
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut stop => return,

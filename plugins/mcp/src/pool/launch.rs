@@ -10,11 +10,15 @@ use std::{
     time::Duration,
 };
 
-use hms_core::{Error, Result, clock::Rng, peer::Attach};
+use hms_core::{
+    Error, Result,
+    clock::{Rng, SystemClock},
+    peer::Attach,
+};
 use serde_json::{Map, Value, json};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
-use super::link::{Launch, Line, Link, Said};
+use super::link::{Launch, Line, Link, Said, Way};
 use crate::{
     agent::{self, Described, Order, Presence},
     relay::{Facts, Settings, facts},
@@ -25,6 +29,10 @@ use crate::{
 const LINES: usize = 256;
 /// How long a server may take to end by itself.
 const GRACE: Duration = Duration::from_millis(700);
+/// How long what was said last may take to be written to a server that shall end.
+const LAST_WORDS: Duration = Duration::from_millis(700);
+/// The longest line of a server. One that writes on and on must not take the memory that all servers share.
+const LINE: usize = 256 << 20;
 const STACK: usize = 256 << 10;
 
 /// A server that is started by its command line.
@@ -103,7 +111,7 @@ impl Launch for Command {
             stderr: Some(stderr),
             remarks: true,
         };
-        let sink = Arc::new(Sink { part: Mutex::default(), said: said.clone() });
+        let sink = Arc::new(Sink { part: Mutex::default(), longest: LINE, said: said.clone() });
         let supervised = Arc::new(Supervised::start(launch, sink)?);
         if shown {
             self.show(facts, &supervised);
@@ -118,18 +126,33 @@ impl Launch for Command {
         };
         let started = thread::Builder::new().name("mcp pool".into()).stack_size(STACK).spawn(write);
         started.map_err(|e| Error::io("starting a thread", &e))?;
+        let (held, let_go) = oneshot::channel();
+        let closer = supervised.clone();
+        tokio::spawn(async move {
+            let all_said = async {
+                let _ = let_go.await;
+                let clock = SystemClock::shared();
+                clock.sleep_until(clock.now() + LAST_WORDS).await;
+            };
+            tokio::select! {
+                // A server that reads nothing holds up the thread that writes to it: that one will not close.
+                () = all_said => closer.close(0),
+                _ = closer.ended() => {}
+            }
+        });
         tokio::spawn(async move {
             let code = supervised.ended().await;
             // The pool may be gone itself by now.
             let _ = said.send(Said::Over(format!("the server ended with code {code}"))).await;
         });
-        Ok(Link { to, from })
+        Ok(Link { to: Way { lines: to, _held: held }, from })
     }
 }
 
 /// Cuts what comes for the client into lines.
 struct Sink {
     part: Mutex<Vec<u8>>,
+    longest: usize,
     said: mpsc::Sender<Said>,
 }
 
@@ -137,6 +160,11 @@ impl Client for Sink {
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
         let mut part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
         for piece in bytes.split_inclusive(|b| *b == b'\n') {
+            if part.len() + piece.len() > self.longest {
+                *part = Vec::new();
+                tracing::warn!(bytes = self.longest, "the server wrote a line without an end and is stopped");
+                return Err(io::ErrorKind::InvalidData.into());
+            }
             part.extend_from_slice(piece);
             if piece.last() != Some(&b'\n') {
                 continue;
@@ -154,5 +182,56 @@ impl Client for Sink {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn command(words: &[&str], folder: &Path) -> Command {
+        let program = Program {
+            command: words.iter().map(Into::into).collect(),
+            env: Vec::new(),
+            cwd: None,
+            realm: folder.to_owned(),
+            id: String::new(),
+        };
+        let stderr = File::create(folder.join("stderr")).unwrap();
+        let attach = Attach {
+            runtime_dir: folder.to_owned(),
+            name: "test".into(),
+            start: None,
+            deadline: Duration::from_secs(5),
+        };
+        let (settings, presence) = (Settings::default(), Presence::Never);
+        Command { program, settings, hms: None, stderr, attach, presence }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_server_that_reads_nothing_ends_when_it_is_let_go() {
+        let folder = tempfile::tempdir().unwrap();
+        let Link { to, mut from } = command(&["sleep", "600"], folder.path()).launch().unwrap();
+        for _ in 0..64 {
+            let line = Line { text: "x".repeat(1 << 20), _place: None };
+            assert!(to.lines.send(line).is_ok());
+        }
+        drop(to);
+        let over = async { while from.recv().await.is_some() {} };
+        tokio::time::timeout(Duration::from_secs(60), over).await.expect("it ends");
+    }
+
+    #[test]
+    fn a_line_without_an_end_is_refused_and_forgotten() {
+        let (said, mut from) = mpsc::channel(2);
+        let sink = Sink { part: Mutex::default(), longest: 100, said };
+        sink.write(&[b'a'; 60]).unwrap();
+        sink.write(&[[b'a'; 39].as_slice(), b"\n"].concat()).unwrap();
+        assert!(matches!(from.try_recv(), Ok(Said::Line(line)) if line.len() == 100));
+        sink.write(&[b'b'; 60]).unwrap();
+        assert!(sink.write(&[b'b'; 60]).is_err());
+        assert_eq!(sink.part.lock().unwrap().capacity(), 0);
     }
 }

@@ -42,10 +42,7 @@ pub(super) async fn post(
         return problem(StatusCode::BAD_REQUEST, "`initialize` must stand alone");
     }
     for message in rest {
-        session.unit.with(|mux| match message.kind {
-            Kind::Notification => mux.notification(session.seat, &message),
-            _ => mux.response(session.seat, &message),
-        });
+        session.unit.pass(session.seat, &message).await;
     }
     if requests.is_empty() {
         return empty(StatusCode::ACCEPTED);

@@ -4,7 +4,7 @@
 //! pool sees one conversation that goes on, until it is told that it is over.
 
 use hms_core::Result;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// A line for the server, and the place it takes among those that wait to be written.
 pub(super) struct Line {
@@ -23,10 +23,18 @@ pub(super) enum Said {
     Over(String),
 }
 
-/// A conversation with a server. Dropping `to` ends it: the server's whole tree goes.
+/// The way to a server. Dropping it ends the conversation: the server gets what was said, then its whole tree goes.
+pub(super) struct Way {
+    /// Lines for it. Bounded by the places that its users acquire first.
+    pub(super) lines: mpsc::UnboundedSender<Line>,
+    /// Tells that the way is dropped also when nobody takes lines any more, because the server does not.
+    pub(super) _held: oneshot::Sender<()>,
+}
+
+/// A conversation with a server.
 pub(super) struct Link {
-    /// Towards the server. Bounded by the places that its users acquire first.
-    pub(super) to: mpsc::UnboundedSender<Line>,
+    /// Towards the server.
+    pub(super) to: Way,
     /// From the server. Closed once the server is gone.
     pub(super) from: mpsc::Receiver<Said>,
 }

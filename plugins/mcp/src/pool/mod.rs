@@ -49,7 +49,7 @@ use self::{
     options::{Args, Reach},
     upstream::{Bounds, Upstream},
 };
-use crate::server::Program;
+use crate::{bearer::secret, server::Program};
 
 const ABOUT: &str = "\
 Serves stdio MCP servers over Streamable HTTP, so that many clients, sessions and sub-agents share one process \
@@ -169,7 +169,7 @@ fn token_of(file: &Path) -> Result<(Option<String>, Option<String>)> {
         }
         Ok(text) => Ok((Some(text.trim().to_owned()), Some(format!("the token is in {}", file.display())))),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let token = session::secret()?;
+            let token = secret()?;
             let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
             made.and_then(|mut f| writeln!(f, "{token}")).map_err(error)?;
             let word = format!("token {token} (kept in {})", file.display());

@@ -25,6 +25,8 @@ const LEVELS: [&str; 8] = ["debug", "info", "notice", "warning", "error", "criti
 pub(super) const INTERNAL: i64 = -32603;
 /// Questions of a server that may wait for a client's answer.
 const ASKS: usize = 256;
+/// Resources that one client may subscribe to.
+const SUBSCRIPTIONS: usize = 4096;
 
 /// Who sent a request.
 enum Owner {
@@ -209,6 +211,11 @@ impl Mux {
         match request.method.as_str() {
             "resources/subscribe" => {
                 if let (Some(uri), Some(seat)) = (uri(), self.seats.get_mut(&seat)) {
+                    if seat.subscriptions.len() >= SUBSCRIPTIONS && !seat.subscriptions.contains(&uri) {
+                        let why = format!("no more than {SUBSCRIPTIONS} resources can be subscribed to");
+                        stream.push(&message::error(Some(id), INTERNAL, &why, None), true);
+                        return true;
+                    }
                     seat.subscriptions.insert(uri);
                 }
                 false // the server says whether it can
@@ -383,7 +390,7 @@ impl Mux {
                 let uri = said.param("/uri");
                 let uri = uri.as_str().unwrap_or_default();
                 for seat in self.seats.values() {
-                    if seat.subscriptions.iter().any(|s| uri.starts_with(s.as_str())) {
+                    if seat.subscriptions.iter().any(|s| covers(s, uri)) {
                         seat.news.push(said.text(), false);
                     }
                 }
@@ -516,6 +523,13 @@ impl Mux {
             }
         }
     }
+}
+
+/// Whether news of `uri` are for who subscribed to `subscribed`: the resource itself or a part of it, not another one
+/// whose name goes on where this one's ends.
+fn covers(subscribed: &str, uri: &str) -> bool {
+    let Some(rest) = uri.strip_prefix(subscribed).filter(|_| !subscribed.is_empty()) else { return false };
+    rest.is_empty() || subscribed.ends_with('/') || rest.starts_with(['/', '?', '#'])
 }
 
 #[cfg(test)]

@@ -252,3 +252,35 @@ fn a_listener_without_a_session_sees_its_subscription_under_its_own_id() {
         assert_eq!(all[0]["params"]["_meta"]["io.modelcontextprotocol/subscriptionId"], "l");
     }
 }
+
+#[test]
+fn news_of_a_resource_are_not_those_of_its_neighbours() {
+    for (subscribed, uri, wanted) in [
+        ("file:///a", "file:///a", true),
+        ("file:///a", "file:///a/b", true),
+        ("file:///a/", "file:///a/b", true),
+        ("file:///a", "file:///a#part", true),
+        ("file:///a", "file:///a-secret", false),
+        ("", "file:///a", false),
+    ] {
+        assert_eq!(covers(subscribed, uri), wanted, "{subscribed} {uri}");
+    }
+}
+
+#[test]
+fn a_client_cannot_subscribe_without_end() {
+    let (mut mux, ..) = pair();
+    let subscribe = |id: usize| {
+        message(
+            json!({"jsonrpc": "2.0", "id": id, "method": "resources/subscribe", "params": {"uri": format!("a:{id}")}}),
+        )
+    };
+    for id in 0..SUBSCRIPTIONS {
+        mux.request(Some(1), &subscribe(id), &stream(1));
+    }
+    assert_eq!(sent(&mut mux).len(), SUBSCRIPTIONS);
+    let answers = stream(1);
+    mux.request(Some(1), &subscribe(SUBSCRIPTIONS), &answers);
+    assert!(sent(&mut mux).is_empty());
+    assert_eq!(seen(&answers)[0]["error"]["code"], INTERNAL);
+}

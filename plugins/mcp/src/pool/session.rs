@@ -2,17 +2,16 @@
 
 use std::{
     collections::{BTreeMap, VecDeque},
-    fs::File,
-    io::Read,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use hms_core::{Error, Result, clock::Mono};
+use hms_core::{Result, clock::Mono};
 
 use super::{
     stream::{Full, Stream},
     unit::Unit,
 };
+use crate::bearer::secret;
 
 /// What a stream of answers may hold while nobody reads it.
 const ANSWERS: usize = 8 << 20;
@@ -131,16 +130,4 @@ impl Inner {
             self.streams.remove(&number);
         }
     }
-}
-
-/// 192 random bits in hexadecimal: for what must not be guessed.
-///
-/// # Errors
-/// When the system gives none.
-pub(super) fn secret() -> Result<String> {
-    let mut bytes = [0_u8; 24];
-    File::open("/dev/urandom")
-        .and_then(|mut f| f.read_exact(&mut bytes))
-        .map_err(|e| Error::io("read random numbers from /dev/urandom", &e))?;
-    Ok(bytes.iter().map(|b| format!("{b:02x}")).collect())
 }

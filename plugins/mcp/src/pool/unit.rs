@@ -14,10 +14,10 @@ use hms_core::{
     clock::{Mono, SharedClock},
 };
 use serde_json::{Value, json};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, watch};
 
 use super::{
-    link::{Launch, Line, Said},
+    link::{Launch, Line, Said, Way},
     message::{self, Kind, META_CAPABILITIES, META_VERSION, Message},
     modern,
     mux::Mux,
@@ -85,8 +85,10 @@ pub(super) struct Unit {
 #[derive(Default)]
 struct Inner {
     mux: Mux,
-    to: Option<mpsc::UnboundedSender<Line>>,
+    to: Option<Way>,
     ready: bool,
+    /// No process may be started any more.
+    retired: bool,
     life: u64,
     hello: Option<Arc<Hello>>,
     used: Mono,
@@ -175,6 +177,20 @@ impl Unit {
             inner.mux.server_gone(&why);
         }
         Ok(number)
+    }
+
+    /// A client's notification, or its answer to a question. Waits while too much waits to be written, but for what
+    /// there can be only once for each request and each question.
+    pub(super) async fn pass(&self, seat: u64, message: &Message) {
+        let bounded = message.kind == Kind::Response || message.method == "notifications/cancelled";
+        let place = if bounded { None } else { self.room.clone().acquire_owned().await.ok() };
+        let mut inner = self.lock();
+        inner.used = self.clock.now();
+        match message.kind {
+            Kind::Notification => inner.mux.notification(seat, message),
+            _ => inner.mux.response(seat, message),
+        }
+        inner.flush(place);
     }
 
     /// A request of the pool itself.
@@ -288,6 +304,9 @@ impl Unit {
         let link = self.launcher.launch()?;
         let life = {
             let mut inner = self.lock();
+            if inner.retired {
+                return Err(gone("its clients have gone"));
+            }
             inner.to = Some(link.to);
             inner.ready = false;
             inner.life += 1;
@@ -347,6 +366,13 @@ impl Unit {
         self.lock().over(why);
     }
 
+    /// Ends the process for good: a start that is under way comes to nothing.
+    pub(super) fn retire(&self, why: &str) {
+        let mut inner = self.lock();
+        inner.retired = true;
+        inner.over(why);
+    }
+
     /// Completes when no process runs any more.
     pub(super) async fn stopped(&self) {
         let _ = self.processes.subscribe().wait_for(|n| *n == 0).await;
@@ -366,7 +392,7 @@ impl Inner {
         for text in self.mux.take_out() {
             if let Some(to) = &self.to {
                 // An error means that the server just went; its end is on the way by the other channel.
-                let _ = to.send(Line { text, _place: place.take() });
+                let _ = to.lines.send(Line { text, _place: place.take() });
             }
         }
     }
@@ -377,7 +403,7 @@ impl Inner {
             self.flush(None);
             let ready = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
             if let Some(to) = &self.to {
-                let _ = to.send(Line { text: ready.to_string(), _place: None });
+                let _ = to.lines.send(Line { text: ready.to_string(), _place: None });
             }
             if again {
                 self.mux.restore();

@@ -29,26 +29,13 @@ use tokio::{net::TcpStream, sync::watch};
 use super::{
     http::{Answer, Asked, failed, problem, unfit},
     message::{self, Kind},
-    session::secret,
 };
+use crate::{bearer::secret, relay::READS};
 
 /// Between two attempts to reach a server that is away: from, to.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-/// Methods that change nothing.
-const READS: [&str; 12] = [
-    "ping",
-    "tools/list",
-    "resources/list",
-    "resources/templates/list",
-    "resources/read",
-    "resources/subscribe",
-    "resources/unsubscribe",
-    "prompts/list",
-    "prompts/get",
-    "completion/complete",
-    "logging/setLevel",
-    "server/discover",
-];
+/// How long making a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
 /// Headers that concern one connection, or that the pool writes itself.
 const OWN: [HeaderName; 12] = [
     header::CONNECTION,
@@ -180,8 +167,7 @@ impl Upstream {
             let why = format!("the pool holds {} sessions already", self.most);
             return failed(id.as_deref(), &Error::new(ErrorKind::QueueFull, why));
         }
-        let safe = asked.method != Method::POST
-            || methods.iter().all(|m| READS.contains(&m.as_str()) || m == "initialize");
+        let safe = asked.method != Method::POST || methods.iter().all(|m| READS.contains(&m.as_str()));
         match self.forward(&asked, remote.as_ref(), safe).await {
             Ok(answer) => self.deliver(asked, remote, opens, answer),
             Err(e) => failed(id.as_deref(), &e),
@@ -277,10 +263,7 @@ impl Upstream {
         session: Option<&HeaderValue>,
         resume: bool,
     ) -> Result<Response<Incoming>, Lost> {
-        let stream = match TcpStream::connect(&self.authority).await {
-            Ok(stream) => stream,
-            Err(e) => return Err(Lost::Unreachable(e.to_string())),
-        };
+        let stream = self.connect().await.map_err(Lost::Unreachable)?;
         self.reachable.send_if_modified(|r| !std::mem::replace(r, true));
         let _ = stream.set_nodelay(true);
         let broken = |e: hyper::Error| Lost::Broken(e.to_string());
@@ -308,6 +291,14 @@ impl Upstream {
         sender.send_request(request).await.map_err(broken)
     }
 
+    async fn connect(&self) -> Result<TcpStream, String> {
+        tokio::select! {
+            connected = TcpStream::connect(&self.authority) => connected.map_err(|e| e.to_string()),
+            // A machine that is off answers nothing, and the system would wait for minutes.
+            () = self.clock.sleep_until(self.clock.now() + CONNECT) => Err("nobody answers".into()),
+        }
+    }
+
     /// Waits until the server can be reached again, if that is soon enough.
     async fn wait(self: &Arc<Self>, deadline: Mono, why: &str) -> Result<()> {
         if self.reachable.send_if_modified(|r| std::mem::replace(r, false)) {
@@ -330,7 +321,7 @@ impl Upstream {
         while !*self.reachable.borrow() {
             self.clock.sleep_until(self.clock.now() + pause).await;
             pause = (pause * 2).min(PAUSES.1);
-            if TcpStream::connect(&self.authority).await.is_ok() {
+            if self.connect().await.is_ok() {
                 self.reachable.send_replace(true);
             }
         }

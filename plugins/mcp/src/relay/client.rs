@@ -4,7 +4,7 @@ use hms_core::clock::Mono;
 use serde_json::Value;
 
 use super::{Action, Fact, Out, Own, Phase, Relay, Stream, asked::Whose, calls::Listens, known::params_of};
-use crate::jsonrpc::{Envelope, Id, Kind, Piece, Scan, respond, with_id};
+use crate::jsonrpc::{Envelope, Failure, Id, Kind, Piece, Scan, respond, with_id};
 
 impl Relay {
     /// A piece of what the client says.
@@ -54,9 +54,10 @@ impl Relay {
     }
 
     fn client_batch(&mut self, now: Mono, line: &[u8], parts: &[Envelope], out: &mut Out) {
-        if parts.iter().any(|part| part.as_request().is_some())
-            && let Some(failure) = self.refusal(now, out)
-        {
+        // What one of them may not do, none of them does: a batch reaches the server whole or not at all.
+        let requests = parts.iter().filter(|part| part.as_request().is_some());
+        let refused = requests.into_iter().find_map(|part| self.refusal_of(now, part, out));
+        if let Some(failure) = refused {
             let ids = parts.iter().filter_map(|part| part.as_request().map(|(id, _)| id));
             let answers: Vec<String> = ids.map(|id| failure.answer(id)).collect();
             self.tell_client(format!("[{}]\n", answers.join(",")).as_bytes(), out);
@@ -99,27 +100,27 @@ impl Relay {
 
     /// Answers what shall not reach the server. True when it did.
     fn refuse(&mut self, now: Mono, id: &Id, envelope: &Envelope, out: &mut Out) -> bool {
+        let Some(failure) = self.refusal_of(now, envelope, out) else { return false };
+        self.fail(id, &failure, out);
+        true
+    }
+
+    /// Why a request shall not reach the server; none when it may.
+    fn refusal_of(&mut self, now: Mono, envelope: &Envelope, out: &mut Out) -> Option<Failure> {
         if let Some(failure) = self.refusal(now, out) {
-            self.fail(id, &failure, out);
-            return true;
+            return Some(failure);
         }
         if envelope.method.as_deref() != Some("tools/call") {
-            return false;
+            return None;
         }
         let tool = envelope.name.as_deref().unwrap_or_default();
         if let Some(how) = self.session_lost.take() {
             out.actions.push(Action::Tell(Fact::LostSession { tool: tool.into() }));
-            let failure = self.lost_session_failure(tool, &how);
-            self.fail(id, &failure, out);
-            return true;
+            return Some(self.lost_session_failure(tool, &how));
         }
-        if let Some(left) = self.strikes.out(tool, now, &self.settings.intensity) {
-            out.actions.push(Action::Tell(Fact::Refused { tool: tool.into() }));
-            let failure = self.refused_failure(tool, left);
-            self.fail(id, &failure, out);
-            return true;
-        }
-        false
+        let left = self.strikes.out(tool, now, &self.settings.intensity)?;
+        out.actions.push(Action::Tell(Fact::Refused { tool: tool.into() }));
+        Some(self.refused_failure(tool, left))
     }
 
     /// Answers what may be answered while the server comes up. True when it did.

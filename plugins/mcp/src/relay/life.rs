@@ -16,7 +16,7 @@ use super::{Action, Doom, Ending, Fact, Out, Own, Phase, Relay, Resend, Stream, 
 use crate::jsonrpc::{Failure, Id};
 
 /// Requests that only read, or that come to the same when made twice.
-const READS: [&str; 15] = [
+pub(crate) const READS: [&str; 15] = [
     "initialize",
     "ping",
     "server/discover",

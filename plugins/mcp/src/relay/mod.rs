@@ -44,6 +44,7 @@ use crate::jsonrpc::{Failure, Id, Scan};
 pub(crate) use self::{
     fact::{Fact, Facts, Reporter, facts},
     known::Memory,
+    life::READS,
     settings::{Resend, Settings},
 };
 

@@ -274,7 +274,8 @@ fn what_the_server_has_not_read_was_not_carried_out() {
 fn the_end_of_a_line_need_not_be_read() {
     let mut stage = Stage::ready(Settings::default());
     stage.call(1, "append");
-    let ending = Ending { reason: "was ended".into(), read: Some(stage.relay.given - 1), ..Ending::default() };
+    let ending =
+        Ending { reason: "was ended".into(), read: Some(stage.relay.given - 1), ..Ending::default() };
     stage.step(|relay, now, out| relay.exited(now, 1, &ending, out));
     assert!(error_of(stage.answers(1)[0]).contains("may have been carried out"), "{:?}", stage.client);
 }
@@ -628,6 +629,21 @@ fn a_batch_is_answered_as_a_batch() {
     stage.exit();
     let batch = stage.client[0].as_array().expect("a batch");
     assert_eq!(batch.iter().map(|m| m["id"].as_i64()).collect::<Vec<_>>(), [Some(1), Some(2)]);
+}
+
+#[test]
+fn a_batch_is_told_of_a_lost_session_as_well() {
+    let mut stage = Stage::ready(Settings { stateful: true, ..Settings::default() });
+    stage.call(1, "read");
+    stage.reply(json!({"id": 1, "result": {}}));
+    stage.exit();
+    stage.start();
+    stage.greet();
+    let call = json!({"id": 2, "method": "tools/call", "params": {"name": "read"}});
+    stage.say(json!([call, {"id": 3, "method": "ping"}]));
+    let told = stage.client.last().and_then(|m| m.as_array()).expect("a batch");
+    assert!(told.len() == 2 && told.iter().all(|m| error_of(m).contains("session")), "{told:?}");
+    assert_eq!(stage.calls_sent(2), 0);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use tokio::{
 };
 
 use super::{Server, session::Session};
+use crate::bearer::{carries, secret};
 
 /// Connections at a time; further ones wait.
 const CONNECTIONS: usize = 256;
@@ -44,7 +45,7 @@ pub(crate) async fn serve(
     let listener =
         TcpListener::bind(address).await.map_err(|e| Error::io(format!("listening at {address}"), &e))?;
     let bound = listener.local_addr().map_err(|e| Error::io("the listener's address", &e))?;
-    let token = token_of(token, server, bound)?;
+    let token = token_of(token, bound)?;
     announce(server, bound, token.as_deref())?;
 
     let (gone, client_gone) = watch::channel(false);
@@ -117,7 +118,7 @@ async fn answer(
         return Ok(refusal(StatusCode::NOT_FOUND, "MCP is served at /mcp"));
     }
     if let Some(token) = token
-        && !carries(&request, &token)
+        && !carries(request.headers(), &token)
     {
         let mut refused = refusal(StatusCode::UNAUTHORIZED, "send the token as Authorization: Bearer");
         refused.headers_mut().insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
@@ -132,32 +133,15 @@ fn refusal(status: StatusCode, why: &'static str) -> Response<BoxBody<Bytes, Inf
     response
 }
 
-fn carries<B>(request: &Request<B>, token: &str) -> bool {
-    let sent = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let sent = sent.and_then(|value| {
-        let (scheme, sent) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| sent.trim())
-    });
-    sent.is_some_and(|sent| same(sent.as_bytes(), token.as_bytes()))
-}
-
-/// Compares without telling by its time where the first difference is.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
-}
-
 /// The token that was asked for; `None` for none. Without one only this machine is served.
-fn token_of(said: Option<String>, server: &Server, bound: SocketAddr) -> Result<Option<String>> {
+fn token_of(said: Option<String>, bound: SocketAddr) -> Result<Option<String>> {
     let said = said.or_else(|| std::env::var("HMS_MCP_TOKEN").ok()).filter(|token| !token.is_empty());
     match said.as_deref() {
         Some("none") if bound.ip().is_loopback() => Ok(None),
         Some("none") => Err(Error::argument("token", format!("may not be none at {bound}"))
             .hint("who is not on this machine must carry a token")),
         Some(token) => Ok(Some(token.to_owned())),
-        None => {
-            let rng = server.kernel.rng();
-            Ok(Some((0..2).map(|_| format!("{:016x}", rng.next_u64())).collect()))
-        }
+        None => secret().map(Some),
     }
 }
 
@@ -184,23 +168,4 @@ fn own_names(bound: SocketAddr) -> Vec<String> {
 fn own_origins(bound: SocketAddr) -> Vec<String> {
     let port = bound.port();
     ["localhost", "127.0.0.1", "[::1]"].map(|name| format!("http://{name}:{port}")).to_vec()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_token_itself_opens() {
-        let request = |value: &str| {
-            Request::builder().header(header::AUTHORIZATION, value).body(()).expect("a request")
-        };
-        assert!(carries(&request("Bearer abc"), "abc"));
-        assert!(carries(&request("bearer  abc"), "abc"));
-        for wrong in ["Bearer ab", "Bearer abcd", "Bearer", "Basic abc", "abc", ""] {
-            assert!(!carries(&request(wrong), "abc"), "{wrong}");
-        }
-        let none = Request::builder().body(()).expect("a request");
-        assert!(!carries(&none, "abc"));
-    }
 }

@@ -166,15 +166,20 @@ fn tool(name: &str, spec: &CommandSpec, types: &[(String, Value)], words: &Words
     tool
 }
 
+/// Commands whose arguments say what is run. HMS runs it outside of whatever holds a client's own commands back, so that
+/// a client must not take these for harmless: it asks its user first.
+const RUN_PROGRAMS: [&str; 2] = ["agent create", "up"];
+
 /// What a client may assume. A command that says `Write` may be called again with the same effect only if it
 /// says so itself, and none says so: the hint is left out.
 fn annotations(spec: &CommandSpec) -> ToolAnnotations {
     let reads = spec.effect == Effect::Read;
-    let hints = ToolAnnotations::new().read_only(reads).open_world(false);
+    let runs = RUN_PROGRAMS.contains(&spec.path.as_str());
+    let hints = ToolAnnotations::new().read_only(reads).open_world(runs);
     if reads {
         hints.idempotent(true).destructive(false)
     } else {
-        hints.idempotent(false).destructive(spec.effect == Effect::Destructive)
+        hints.idempotent(false).destructive(runs || spec.effect == Effect::Destructive)
     }
 }
 
@@ -442,7 +447,7 @@ mod tests {
         );
         let hints = create.annotations.as_ref().expect("annotations");
         assert_eq!((hints.read_only_hint, hints.destructive_hint), (Some(false), Some(true)));
-        assert_eq!(hints.open_world_hint, Some(false));
+        assert_eq!(hints.open_world_hint, Some(true), "it runs what it is told");
         assert!(create.output_schema.is_none());
 
         let types = &catalog.offers["agent_types"].tool;

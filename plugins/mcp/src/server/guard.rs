@@ -79,7 +79,7 @@ pub(crate) fn run(to: &Registrar) -> Result<()> {
             )
             .caller()
             .destructive()
-            .example("mcp guard --realm /srv/hms/wrap --id a1b2c3 </dev/null")
+            .example("mcp guard --realm /srv/hms/wrap --id a1b2c3")
             .hidden();
     spec.args["x-homeless"] = true.into();
     to.command(
