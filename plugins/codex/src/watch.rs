@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use hms_core::{
     Kernel, Result,
+    agent::AgentSpec,
     event::{EventDraft, Subscribe, Subscription},
 };
 use serde_json::{Value, json};
@@ -98,9 +99,9 @@ async fn heal(kernel: &Kernel, failure: &Failure) -> bool {
         return false;
     }
     let server = &failure.call.server;
-    let rows = kernel.agents().list();
-    let agent = rows.iter().find(|row| stands_for(row, server)).and_then(|row| row["name"].as_str());
-    let Some(agent) = agent else { return false };
+    let specs = kernel.agents().specs();
+    let Some((_, spec)) = specs.iter().find(|(_, spec)| stands_for(spec, server)) else { return false };
+    let agent = spec.name.as_str();
     let reason = format!("{} calls in a row failed in Codex: {}", failure.in_a_row, failure.error);
     let Ok(healing) = kernel.services().find("hms.healing") else { return false };
     match healing.call("trigger", json!({"agent": agent, "reason": reason}), PATIENCE).await {
@@ -112,16 +113,19 @@ async fn heal(kernel: &Kernel, failure: &Failure) -> bool {
     }
 }
 
-/// Whether an agent is the server that Codex calls `server`: it is named so, or is a wrapped server of that name. Codex
-/// writes `_` for what may not be in a tool's name.
-fn stands_for(row: &Value, server: &str) -> bool {
+/// The label by which an agent is declared to be the MCP server that its value names.
+const LABEL: &str = "mcp";
+
+/// Whether an agent is the server that Codex calls `server`: it is a wrapped server of that name, or was labelled so.
+/// An equal name alone says nothing: whoever adds a server "postgres" to Codex does not mean that the failures of its
+/// calls restart the database. Codex writes `_` for what may not be in a tool's name.
+fn stands_for(spec: &AgentSpec, server: &str) -> bool {
     let plain = |text: &str| text.to_lowercase().replace(['-', '.', ' '], "_");
-    let name = plain(row["name"].as_str().unwrap_or_default());
-    let server = plain(server);
-    if name == server {
+    let (name, server) = (plain(&spec.name), plain(server));
+    if spec.labels.get(LABEL).is_some_and(|label| plain(label) == server) {
         return true;
     }
-    let Some(rest) = name.strip_prefix("mcp_").filter(|_| row["type"] == "mcp-server") else { return false };
+    let Some(rest) = name.strip_prefix("mcp_").filter(|_| spec.kind == "mcp-server") else { return false };
     let number = rest.strip_prefix(&server).map(|rest| rest.strip_prefix('_').unwrap_or(rest));
     number.is_some_and(|number| number.chars().all(|c| c.is_ascii_digit()))
 }
@@ -132,16 +136,20 @@ mod tests {
 
     #[test]
     fn an_agent_is_known_as_a_server() {
-        let row = |kind: &str, name: &str| json!({"name": name, "type": kind});
-        for (kind, name) in
-            [("mcp-server", "mcp-my-git"), ("mcp-server", "mcp-my-git-2"), ("process", "my_git")]
-        {
-            assert!(stands_for(&row(kind, name), "my_git"), "{name}");
+        let spec = |kind: &str, name: &str| AgentSpec::new(name, kind, json!({}));
+        for name in ["mcp-my-git", "mcp-my-git-2"] {
+            assert!(stands_for(&spec("mcp-server", name), "my_git"), "{name}");
         }
-        for (kind, name) in
-            [("process", "mcp-my-git"), ("mcp-server", "mcp-my-github"), ("mcp-server", "mcp-git")]
-        {
-            assert!(!stands_for(&row(kind, name), "my_git"), "{name}");
+        for (kind, name) in [
+            ("process", "mcp-my-git"),
+            ("process", "my_git"),
+            ("mcp-server", "mcp-my-github"),
+            ("mcp-server", "mcp-git"),
+        ] {
+            assert!(!stands_for(&spec(kind, name), "my_git"), "{name}");
         }
+        let mut labelled = spec("process", "database");
+        labelled.labels.insert(LABEL.into(), "my-git".into());
+        assert!(stands_for(&labelled, "my_git"));
     }
 }

@@ -145,7 +145,8 @@ async fn hook(lab: &mut Lab, input: &Value) {
 async fn failures_in_a_row_are_told_and_healed() {
     let mut lab = Lab::new();
     let mut host = Host::of(&lab).await;
-    let spec = AgentSpec::new("my-git", "quiet", json!({}));
+    let mut spec = AgentSpec::new("my-git", "quiet", json!({}));
+    spec.labels.insert("mcp".into(), "my-git".into());
     host.kernel.agents().create(spec, Create::default()).await.expect("it is created");
     let transcript = lab.at("rollout.jsonl");
     fs::write(&transcript, "").expect("the folder is ours");
