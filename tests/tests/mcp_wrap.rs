@@ -132,6 +132,14 @@ impl Client {
         self.lines("lives").last().expect("it has lived").parse().expect("a pid")
     }
 
+    /// Kills the server, and waits until it is dead: while it dies, the kernel may still take a call from its
+    /// pipe for it, and then nobody can tell that it was not carried out.
+    fn kill_server(&self) {
+        let server = self.server();
+        processes::kill(server);
+        until("the server's death", PATIENCE, || (!processes::lives(server)).then_some(()));
+    }
+
     fn touch(&self, name: &str) {
         fs::write(self.file(name), "").expect("the folder is there");
     }
@@ -224,7 +232,7 @@ fn many_megabytes_stream_both_ways() {
 fn a_crash_is_healed_and_the_next_call_works() {
     let mut client = Client::greeted(&[], &[]);
     let before = client.says("who", json!({}));
-    processes::kill(client.server());
+    client.kill_server();
     let after = client.says("who", json!({}));
     assert_ne!(before, after);
     let error = client.fails("crash", json!({}));
@@ -338,7 +346,7 @@ fn a_server_that_cannot_live_says_so() {
 fn a_lost_session_is_named() {
     let mut client = Client::greeted(&["--stateful"], &[]);
     client.says("who", json!({}));
-    processes::kill(client.server());
+    client.kill_server();
     until("the next life", PATIENCE, || (client.lines("lives").len() == 2).then_some(()));
     let error = client.fails("who", json!({}));
     assert!(error.contains("session") && error.contains("SIGKILL"), "{error}");
@@ -350,7 +358,7 @@ fn a_lost_session_is_named() {
 fn late_answers_do_not_reach_the_next_server() {
     let mut client = Client::greeted(&[], &[]);
     client.says("ask", json!({"text": "first"}));
-    processes::kill(client.server());
+    client.kill_server();
     client.says("ask", json!({"text": "second"}));
     let asked: Vec<Value> =
         client.aside.iter().filter(|m| m["method"] == "sampling/createMessage").cloned().collect();
@@ -373,7 +381,7 @@ fn late_answers_do_not_reach_the_next_server() {
 fn changed_tools_are_announced() {
     let mut client = Client::greeted(&[], &[]);
     client.touch("more-tools");
-    processes::kill(client.server());
+    client.kill_server();
     client.says("who", json!({}));
     client.says("who", json!({}));
     assert_eq!(client.aside, [json!({"jsonrpc": "2.0", "method": "notifications/tools/list_changed"})]);

@@ -323,7 +323,8 @@ fn unwrapped(all: &[Listed], known: &[Known], by_pid: &HashMap<i32, &Listed>, fi
         realm.is_some_and(|realm| realm.starts_with("mcp-"))
     };
     let cared_for = |token: &Token| {
-        let guard = |p: &Listed| is_ours(p) && p.argv.iter().any(|word| word == token.agent.as_str());
+        // By nothing but this word, which no other has: until it is needed it is a shell.
+        let guard = |p: &Listed| p.argv.iter().any(|word| word == token.agent.as_str());
         let kept = |p: &Listed| {
             p.token.as_ref().is_some_and(|t| t.home == token.home && t.agent == token.agent)
                 && ancestors(p, by_pid).any(is_ours)
