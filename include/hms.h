@@ -1180,6 +1180,55 @@ hms_status_t hms_subscription_next(const hms_subscription_t *subscription,
  */
 hms_status_t hms_subscription_destroy(hms_subscription_t **subscription);
 
+/* ---- Configuration ------------------------------------------------------------------------------------- */
+
+/**
+ * Gives the configuration: a JSON array of {"key", "value", "default", "applies", "origin" ...}, of one key, of a
+ * section with all its keys, or with NULL of everything.
+ *
+ * Ownership: key ("monitoring.interval") is borrowed for the call. *out_json is set to NULL first, and on success
+ * to a text that hms_string_free frees.
+ * Threads: any.
+ * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT, also for a key that there is not;
+ * HMS_ERR_CANCELLED when the system is closed meanwhile.
+ * Since: 0.1.
+ */
+hms_status_t hms_config_get(const hms_system_t *system,
+                            const char *key,
+                            char **out_json);
+
+/**
+ * Changes the configuration: validated, written to the home's config.toml with its comments kept, applied at once
+ * where that is safe (hms_config_get tells).
+ *
+ * Ownership: key and value are borrowed for the call. value is as in TOML, text needs no quotes: "10s", "true";
+ * NULL goes back to the default.
+ * Threads: any.
+ * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT, also for a key that there is not and a value that does
+ * not fit; HMS_ERR_CANCELLED when the system is closed meanwhile; and what writing the file reports.
+ * Since: 0.1.
+ */
+hms_status_t hms_config_set(const hms_system_t *system,
+                            const char *key,
+                            const char *value);
+
+/* ---- Metrics ------------------------------------------------------------------------------------------- */
+
+/**
+ * Gives metrics over time, as "monitor metrics" answers. query_json says which, such as {"name": "cpuUsage",
+ * "agent": "web", "since": "10m"}; NULL: all.
+ *
+ * Ownership: query_json is borrowed for the call. *out_json is set to NULL first, and on success to a text that
+ * hms_string_free frees.
+ * Threads: any.
+ * Errors: HMS_ERR_INVALID_HANDLE; HMS_ERR_INVALID_ARGUMENT; HMS_ERR_NOT_FOUND for an agent that there is not;
+ * HMS_ERR_CANCELLED when the system is closed meanwhile.
+ * Since: 0.1.
+ */
+hms_status_t hms_metric_query(const hms_system_t *system,
+                              const char *query_json,
+                              char **out_json);
+
 /* ---- Command line -------------------------------------------------------------------------------------- */
 
 /** What hms_cli_start is told about the program. Initialise it with HMS_CLI_OPTIONS_INIT. */

@@ -3,7 +3,6 @@
 
 use std::{
     ffi::{c_char, c_void},
-    future::Future,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -17,8 +16,7 @@ use crate::{
     gate::UserData,
     guard::{Failure, guard},
     handle::{Doomed, TABLE},
-    hms_drop_cb_t,
-    input,
+    hms_drop_cb_t, input,
     operation::{OperationObject, Teller, hms_completion_cb_t, hms_operation_t},
     output::Out,
     status::hms_status_t,
@@ -161,7 +159,8 @@ pub unsafe extern "C" fn hms_agent_get(
         let (out, object) = (unsafe { Out::new("out", out) }?, TABLE.get::<SystemObject>(system)?);
         let args = json!({"agent": unsafe { input::text("name", name) }?});
         let path = "agent status";
-        let row = object.wait_for(object.system.run(path, args, caller(&object.system, path), |_update| {}))?;
+        let row =
+            object.wait_for(object.system.run(path, args, caller(&object.system, path), |_update| {}))?;
         out.put(handle_of(&object, &row)?);
         Ok(())
     })
@@ -190,7 +189,8 @@ pub unsafe extern "C" fn hms_agent_list(
         let (out, object) = (unsafe { Out::new("out_json", out_json) }?, TABLE.get::<SystemObject>(system)?);
         let args = unsafe { input::json("filter_json", filter_json) }?;
         let path = "agent list";
-        let rows = object.wait_for(object.system.run(path, args, caller(&object.system, path), |_update| {}))?;
+        let rows =
+            object.wait_for(object.system.run(path, args, caller(&object.system, path), |_update| {}))?;
         Ok(out.put_text(rows.to_string())?)
     })
 }
@@ -358,16 +358,14 @@ pub unsafe extern "C" fn hms_agent_ask_async(
     })
 }
 
-fn ask(
+async fn ask(
     system: &System,
     object: Arc<AgentObject>,
     message: Message,
     deadline_ms: u64,
-) -> impl Future<Output = Result<Value, Error>> + Send {
-    async move {
-        let answer = system.ask(&object.id, message, Duration::from_millis(deadline_ms)).await;
-        answer.map_err(|e| object.gone(e))
-    }
+) -> Result<Value, Error> {
+    let answer = system.ask(&object.id, message, Duration::from_millis(deadline_ms)).await;
+    answer.map_err(|e| object.gone(e))
 }
 
 /// # Safety
@@ -375,7 +373,10 @@ fn ask(
 unsafe fn message_of(source: *const c_char, message_json: *const c_char) -> Result<Message, Error> {
     // SAFETY: passed on.
     let (source, body) = unsafe {
-        (input::optional_text("source", source)?.unwrap_or(SOURCE), input::json("message_json", message_json)?)
+        (
+            input::optional_text("source", source)?.unwrap_or(SOURCE),
+            input::json("message_json", message_json)?,
+        )
     };
     Ok(Message::new(source, body))
 }
@@ -423,7 +424,11 @@ pub unsafe extern "C" fn hms_agent_stop(agent: *const hms_agent_t, kill: bool) -
 ///
 /// Since: 0.1.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn hms_agent_restart(agent: *const hms_agent_t, reset: bool, kill: bool) -> hms_status_t {
+pub unsafe extern "C" fn hms_agent_restart(
+    agent: *const hms_agent_t,
+    reset: bool,
+    kill: bool,
+) -> hms_status_t {
     guard("hms_agent_restart", || {
         let args = json!({"reset": reset, "kill": kill});
         Ok(TABLE.get::<AgentObject>(agent)?.run_on_it("agent restart", args)?)

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use hms_core::{
     Error, ErrorKind,
     agent::{
-        AgentContext, AgentTypeSpec, Behaviour, BehaviourFactory, ExitReport, Health, Issue, Message, Snapshot,
-        Started, Stop,
+        AgentContext, AgentTypeSpec, Behaviour, BehaviourFactory, ExitReport, Health, Issue, Message,
+        Snapshot, Started, Stop,
     },
 };
 use semver::Version;
@@ -107,7 +107,11 @@ pub struct hms_agent_vtable_t {
     pub snapshot: Option<unsafe extern "C" fn(instance: *mut c_void, reply: *mut hms_reply_t)>,
     /// Takes over the state of an earlier life, before start. NULL: it is ignored.
     pub restore: Option<
-        unsafe extern "C" fn(instance: *mut c_void, state_version: u32, state_json: *const c_char) -> hms_status_t,
+        unsafe extern "C" fn(
+            instance: *mut c_void,
+            state_version: u32,
+            state_json: *const c_char,
+        ) -> hms_status_t,
     >,
     /// Ends its work; returns when nothing of it is left. how is HMS_STOP_GRACEFUL or HMS_STOP_KILL.
     pub stop: Option<unsafe extern "C" fn(instance: *mut c_void, how: hms_stop_t) -> hms_status_t>,
@@ -171,7 +175,9 @@ pub unsafe extern "C" fn hms_agent_type_register(
         let object = TABLE.get::<SystemObject>(system)?;
         let mut spec = unsafe { input::json("spec_json", spec_json) }?;
         if let Value::Object(fields) = &mut spec {
-            fields.entry("schema").or_insert_with(|| json!({"type": "object", "additionalProperties": false}));
+            fields
+                .entry("schema")
+                .or_insert_with(|| json!({"type": "object", "additionalProperties": false}));
             fields.entry("version").or_insert_with(|| Version::new(0, 0, 0).to_string().into());
         }
         let spec: AgentTypeSpec =

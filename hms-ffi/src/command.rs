@@ -31,7 +31,8 @@ use crate::{
 ///
 /// It runs on a thread of the library, never twice at a time in one operation, and the command waits for it. It must
 /// not wait for the system: such calls give HMS_ERR_WOULD_DEADLOCK. It must not throw or longjmp out.
-pub type hms_command_item_cb_t = Option<unsafe extern "C" fn(item_json: *const c_char, user_data: *mut c_void)>;
+pub type hms_command_item_cb_t =
+    Option<unsafe extern "C" fn(item_json: *const c_char, user_data: *mut c_void)>;
 
 /// Is told how far a command is: fraction is 0 to 1, or negative when that is not known. Otherwise as
 /// hms_command_item_cb_t.
@@ -99,11 +100,7 @@ pub struct hms_command_call_t {
 /// It runs on threads of the library, several at a time, and may block, also on the system. It must not throw or
 /// longjmp out.
 pub type hms_command_call_cb_t = Option<
-    unsafe extern "C" fn(
-        call: *const hms_command_call_t,
-        reply: *mut hms_reply_t,
-        user_data: *mut c_void,
-    ),
+    unsafe extern "C" fn(call: *const hms_command_call_t, reply: *mut hms_reply_t, user_data: *mut c_void),
 >;
 
 /// Lists the commands there are: a JSON array, by path, of {"path", "summary", "args" (a JSON Schema), "runs",
@@ -222,7 +219,8 @@ async fn tell(
         }
         (Update::Progress { fraction, message }, _, Some(on_progress)) => {
             let (fraction, message) = (fraction.unwrap_or(-1.0), c_text(message));
-            let told = teller.tell(move |user_data| unsafe { on_progress(fraction, message.as_ptr(), user_data) });
+            let told =
+                teller.tell(move |user_data| unsafe { on_progress(fraction, message.as_ptr(), user_data) });
             told.await;
         }
         _ => {}
@@ -287,8 +285,7 @@ fn spec_of(mut given: Value) -> Result<CommandSpec, Error> {
     fields.entry("runs").or_insert_with(|| "host".into());
     fields.entry("args").or_insert_with(|| json!({"type": "object", "additionalProperties": false}));
     fields.entry("view").or_insert_with(|| json!({"as": "text", "pointer": ""}));
-    let spec: CommandSpec =
-        serde_json::from_value(given).map_err(|e| Error::argument("spec_json", e))?;
+    let spec: CommandSpec = serde_json::from_value(given).map_err(|e| Error::argument("spec_json", e))?;
     let words = |path: &str| !path.is_empty() && path.split(' ').all(|word| !word.is_empty());
     if !words(&spec.path) || spec.path.contains(char::is_control) {
         return Err(Error::argument("spec_json", "the path is not words with single spaces between them"));

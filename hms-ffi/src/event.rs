@@ -273,7 +273,8 @@ unsafe fn draft_of(event: &hms_event_t) -> Result<EventDraft, Error> {
     let draft = match content_type {
         None | Some(JSON) if data.is_empty() => EventDraft::json(kind, serde_json::Value::Null),
         None | Some(JSON) => {
-            let json = serde_json::from_slice(data).map_err(|e| Error::argument("data", format!("not JSON: {e}")));
+            let json =
+                serde_json::from_slice(data).map_err(|e| Error::argument("data", format!("not JSON: {e}")));
             EventDraft::json(kind, json?)
         }
         Some(content_type) => EventDraft::bytes(kind, content_type, data),

@@ -72,8 +72,10 @@ pub(crate) fn role() -> Option<Role> {
 pub(crate) fn refuse_inside() -> Result<(), Error> {
     match role() {
         None => Ok(()),
-        Some(_) => Err(Error::new(ErrorKind::WouldDeadlock, "called from a callback, which it would wait for")
-            .hint("call it from a thread of your own")),
+        Some(_) => {
+            Err(Error::new(ErrorKind::WouldDeadlock, "called from a callback, which it would wait for")
+                .hint("call it from a thread of your own"))
+        }
     }
 }
 

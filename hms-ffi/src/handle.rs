@@ -17,7 +17,9 @@ use std::{
 
 use hms_core::{Error, ErrorKind};
 
-use crate::{agent, agent_type, guard::Failure, operation, registration, reply, service, subscription, system};
+use crate::{
+    agent, agent_type, guard::Failure, operation, registration, reply, service, subscription, system,
+};
 
 const KIND_BITS: u32 = 7;
 const SLOT_BITS: u32 = 24;

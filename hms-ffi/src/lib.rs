@@ -14,6 +14,7 @@
 //! The exports that take pointers are `unsafe` in Rust; what the caller owes is in the `Ownership` line
 //! of each one's documentation.
 #![allow(non_camel_case_types, reason = "the names are C's")]
+#![allow(clippy::too_many_arguments, reason = "a completion, its user data and its drop function are three")]
 #![allow(clippy::missing_safety_doc, reason = "the Ownership line says what the caller owes")]
 
 #[cfg(not(target_pointer_width = "64"))]
@@ -31,7 +32,9 @@ mod agent;
 mod agent_type;
 mod cli;
 mod command;
+mod config;
 mod event;
+mod metric;
 mod operation;
 mod registration;
 mod reply;
@@ -46,7 +49,9 @@ pub use agent::*;
 pub use agent_type::*;
 pub use cli::*;
 pub use command::*;
+pub use config::*;
 pub use event::*;
+pub use metric::*;
 pub use operation::*;
 pub use registration::*;
 pub use reply::*;

@@ -3,7 +3,10 @@
 use std::{
     ffi::{CString, c_char, c_void},
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use hms_core::{Error, ErrorKind, contain::contained};
@@ -55,21 +58,37 @@ type Outcome = Result<Done, Error>;
 pub(crate) struct Teller {
     gate: Arc<Gate>,
     on_done: hms_completion_cb_t,
+    /// Whether nothing but the completion is to be told any more.
+    muted: AtomicBool,
     /// Whether the completion was told. Held while a callback runs.
     over: Mutex<bool>,
 }
 
 impl Teller {
     pub(crate) fn new(user: UserData, on_done: hms_completion_cb_t) -> Arc<Self> {
-        Arc::new(Self { gate: Gate::new(user), on_done, over: Mutex::new(false) })
+        Arc::new(Self {
+            gate: Gate::new(user),
+            on_done,
+            muted: AtomicBool::new(false),
+            over: Mutex::default(),
+        })
     }
 
     /// Runs `callback` with the user data on a thread where it holds up nobody, unless the operation is over.
     pub(crate) async fn tell(self: &Arc<Self>, callback: impl FnOnce(*mut c_void) + Send + 'static) {
+        self.run(false, callback).await;
+    }
+
+    async fn run(self: &Arc<Self>, last: bool, callback: impl FnOnce(*mut c_void) + Send + 'static) {
         let teller = self.clone();
         let told = tokio::task::spawn_blocking(move || {
-            let over = teller.over.lock().unwrap_or_else(PoisonError::into_inner);
-            if !*over && let Some(entered) = teller.gate.enter(Role::Told) {
+            let mut over = teller.over.lock().unwrap_or_else(PoisonError::into_inner);
+            // What was given up may have left a callback that had not begun.
+            let wanted = last || !teller.muted.load(Ordering::Acquire);
+            if wanted
+                && !std::mem::replace(&mut *over, last)
+                && let Some(entered) = teller.gate.enter(Role::Told)
+            {
                 callback(entered.user_data());
             }
         });
@@ -87,7 +106,7 @@ impl Teller {
         };
         let c_text = |text: String| CString::new(text.replace('\0', "\u{fffd}")).unwrap_or_default();
         let (message, result) = (c_text(message), result.map(c_text));
-        self.tell(move |user_data| {
+        self.run(true, move |user_data| {
             let result = result.as_ref().map_or(std::ptr::null(), |text| text.as_ptr());
             // SAFETY: the caller promised a function that takes these, which last until it returns.
             unsafe { on_done(status, message.as_ptr(), result, user_data) }
@@ -283,6 +302,7 @@ pub unsafe extern "C" fn hms_operation_destroy(operation: *mut *mut hms_operatio
             return Err(Error::new(ErrorKind::WouldDeadlock, where_).into());
         }
         let object = doomed.take()?;
+        object.teller.muted.store(true, Ordering::Release);
         object.cancel.cancel(0);
         object.abandoned.send_replace(true);
         object.teller.gate.wait();

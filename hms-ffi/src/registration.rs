@@ -67,7 +67,9 @@ pub unsafe extern "C" fn hms_registration_destroy(
 ) -> hms_status_t {
     guard("hms_registration_destroy", || {
         // SAFETY: the caller's, as documented.
-        let Some(doomed) = (unsafe { Doomed::<RegistrationObject>::new(registration) }) else { return Ok(()) };
+        let Some(doomed) = (unsafe { Doomed::<RegistrationObject>::new(registration) }) else {
+            return Ok(());
+        };
         let object = doomed.take()?;
         object.end();
         object.gate.wait();

@@ -168,7 +168,7 @@ pub unsafe extern "C" fn hms_reply_progress(
         let (cx, _) = object.command()?;
         // SAFETY: the caller's, as documented.
         let message = unsafe { input::optional_text("message", message) }?.unwrap_or_default();
-        let known = fraction >= 0.0 && fraction <= 1.0;
+        let known = (0.0..=1.0).contains(&fraction);
         cx.progress(known.then_some(fraction), message);
         Ok(())
     })

@@ -2,7 +2,6 @@
 
 use std::{
     ffi::{CString, c_char, c_void},
-    future::Future,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -20,8 +19,7 @@ use crate::{
     gate::{Gate, Role, UserData},
     guard::guard,
     handle::{Doomed, TABLE},
-    hms_drop_cb_t,
-    input,
+    hms_drop_cb_t, input,
     operation::{OperationObject, Teller, hms_completion_cb_t, hms_operation_t},
     output::Out,
     registration::{RegistrationObject, hms_registration_t},
@@ -55,11 +53,7 @@ pub struct hms_service_call_t {
 /// It runs on threads of the library, several at a time, and may block, also on the system. It must not throw or
 /// longjmp out.
 pub type hms_service_call_cb_t = Option<
-    unsafe extern "C" fn(
-        call: *const hms_service_call_t,
-        reply: *mut hms_reply_t,
-        user_data: *mut c_void,
-    ),
+    unsafe extern "C" fn(call: *const hms_service_call_t, reply: *mut hms_reply_t, user_data: *mut c_void),
 >;
 
 /// What a service's handle refers to.
@@ -69,13 +63,8 @@ pub(crate) struct ServiceObject {
 }
 
 impl ServiceObject {
-    fn call(
-        self: Arc<Self>,
-        method: String,
-        args: Value,
-        deadline_ms: u64,
-    ) -> impl Future<Output = Result<Value, Error>> + Send + 'static {
-        async move { self.service.call(&method, args, Duration::from_millis(deadline_ms)).await }
+    async fn call(self: Arc<Self>, method: String, args: Value, deadline_ms: u64) -> Result<Value, Error> {
+        self.service.call(&method, args, Duration::from_millis(deadline_ms)).await
     }
 }
 
@@ -127,9 +116,8 @@ pub unsafe extern "C" fn hms_service_lookup(
         let (id, requirement) =
             unsafe { (input::text("id", id)?, input::optional_text("requirement", requirement)?) };
         let requirement = requirement.map_or(Ok(VersionReq::STAR), VersionReq::parse);
-        let requirement = requirement.map_err(|e| {
-            Error::argument("requirement", e).hint("write it as in `^1.2` or `>=1.0, <3`")
-        })?;
+        let requirement = requirement
+            .map_err(|e| Error::argument("requirement", e).hint("write it as in `^1.2` or `>=1.0, <3`"))?;
         let service = object.wait_for(object.system.service(id, &requirement))?;
         out.put(TABLE.insert(Arc::new(ServiceObject { system: Arc::downgrade(&object), service }))?);
         Ok(())
@@ -282,7 +270,8 @@ pub unsafe extern "C" fn hms_service_register(
         let on_call =
             on_call.ok_or_else(|| Error::argument("on_call", "NULL, but a service has to answer"))?;
         let gate = Gate::new(user);
-        let id = CString::new(spec.id.clone()).map_err(|_| Error::argument("spec_json", "the id has a NUL"))?;
+        let id =
+            CString::new(spec.id.clone()).map_err(|_| Error::argument("spec_json", "the id has a NUL"))?;
         let service = Arc::new(CService { id, on_call, gate: gate.clone() });
         let registration = object.wait_for(object.system.offer_service(spec, service))?;
         out.put(RegistrationObject::insert(&object, registration, gate)?);

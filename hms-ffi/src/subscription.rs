@@ -53,12 +53,7 @@ pub const HMS_QUEUE_BLOCK: hms_queue_policy_t = 2;
 /// system (publish in a private one, destroy, and so on); other calls give HMS_ERR_WOULD_DEADLOCK. It must not
 /// throw or longjmp out.
 pub type hms_event_batch_cb_t = Option<
-    unsafe extern "C" fn(
-        events: *const *const hms_event_t,
-        count: usize,
-        lost: u64,
-        user_data: *mut c_void,
-    ),
+    unsafe extern "C" fn(events: *const *const hms_event_t, count: usize, lost: u64, user_data: *mut c_void),
 >;
 
 /// Receives one event, as hms_event_batch_cb_t receives several; lost is about those just before it.
@@ -135,7 +130,7 @@ pub(crate) struct SubscriptionObject {
 /// Who reads the events.
 enum Reader {
     /// The caller's threads, one at a time, so that each gets events in order.
-    Caller(Pull),
+    Caller(Box<Pull>),
     /// A thread of ours, which hands them to a callback.
     Callback(Arc<Gate>),
 }
@@ -284,12 +279,18 @@ pub unsafe extern "C" fn hms_subscription_create(
         let (runtime, system) = (object.runtime.clone(), object.phase());
         let destroyed = watch::Sender::new(false);
         let reader = match callback {
-            None => Reader::Caller(Pull { stream: Mutex::new(Some(stream)), system }),
+            None => Reader::Caller(Box::new(Pull { stream: Mutex::new(Some(stream)), system })),
             Some(callback) => {
                 let gate = Gate::new(user);
                 let destroyed = destroyed.subscribe();
-                let dispatcher =
-                    Dispatcher { stream, callback, gate: gate.clone(), destroyed, system, runtime: runtime.clone() };
+                let dispatcher = Dispatcher {
+                    stream,
+                    callback,
+                    gate: gate.clone(),
+                    destroyed,
+                    system,
+                    runtime: runtime.clone(),
+                };
                 std::thread::Builder::new()
                     .name("hms-events".into())
                     .spawn(move || dispatcher.run())

@@ -101,6 +101,16 @@ fn agent_types_of_ones_own_live_and_die() {
 }
 
 #[test]
+fn what_is_offered_to_a_shared_system_serves_all_who_are_attached() {
+    run_shared("shared.c");
+}
+
+#[test]
+fn configuration_is_changed_and_metrics_are_asked_for() {
+    run_shared("config.c");
+}
+
+#[test]
 fn the_static_library_serves_as_well() {
     let folder = tempfile::tempdir().unwrap();
     let program = folder.path().join("program");
@@ -149,9 +159,9 @@ fn the_library_is_named_after_its_major_and_stays_loaded() {
 
 /// The declarations of functions in the header, each with the comment before it.
 fn declarations(header: &str) -> Vec<(String, &str)> {
-    let is_type = |block: &str| block.split_once("*/\n").is_some_and(|(_, rest)| rest.starts_with("typedef "));
-    let functions =
-        header.split("\n\n/**\n").filter(|block| block.contains(");") && !is_type(block));
+    let is_type =
+        |block: &str| block.split_once("*/\n").is_some_and(|(_, rest)| rest.starts_with("typedef "));
+    let functions = header.split("\n\n/**\n").filter(|block| block.contains(");") && !is_type(block));
     functions
         .map(|block| {
             let declaration = block.split_once("*/\n").unwrap().1;

@@ -97,7 +97,8 @@ impl System {
         }
         Schema::compile(&spec.args).map_err(|e| e.context(format!("command `{}`", spec.path)))?;
         Registration::here(self.place(), |kernel, owner| {
-            let event = EventDraft::json("command.registered", json!({"path": spec.path})).source("/commands");
+            let event =
+                EventDraft::json("command.registered", json!({"path": spec.path})).source("/commands");
             kernel.commands().register(owner, spec, handler)?;
             kernel.publish(event);
             Ok(())

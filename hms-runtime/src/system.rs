@@ -154,7 +154,8 @@ impl System {
         let command = kernel.commands().get(path)?;
         let (tx, mut updates) = mpsc::channel(64);
         let (cx, _cancelled_on_drop) = CommandContext::new(caller, Some(tx));
-        one_by_one(command.run(cx, args), move |cx: &mut Context<'_>| updates.poll_recv(cx), &mut on_update).await
+        one_by_one(command.run(cx, args), move |cx: &mut Context<'_>| updates.poll_recv(cx), &mut on_update)
+            .await
     }
 
     /// What every command is, by path.

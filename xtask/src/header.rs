@@ -17,7 +17,7 @@ struct Section {
 }
 
 /// The sections, in the order in which a reader, and a compiler, needs them.
-const SECTIONS: [Section; 14] = [
+const SECTIONS: [Section; 16] = [
     Section { file: "version", title: "Versions", prefixes: &["HMS_ABI_", "hms_abi_", "hms_version"] },
     Section {
         file: "status",
@@ -33,7 +33,16 @@ const SECTIONS: [Section; 14] = [
     Section {
         file: "agent_type",
         title: "Agent types",
-        prefixes: &["hms_agent_type_", "hms_agent_info_", "hms_agent_vtable_", "hms_life_", "hms_message_", "hms_stop_", "HMS_AGENT_VTABLE_", "HMS_STOP_"],
+        prefixes: &[
+            "hms_agent_type_",
+            "hms_agent_info_",
+            "hms_agent_vtable_",
+            "hms_life_",
+            "hms_message_",
+            "hms_stop_",
+            "HMS_AGENT_VTABLE_",
+            "HMS_STOP_",
+        ],
     },
     Section { file: "agent", title: "Agents", prefixes: &["hms_agent_"] },
     Section { file: "command", title: "Commands", prefixes: &["hms_command_", "HMS_COMMAND_"] },
@@ -41,8 +50,17 @@ const SECTIONS: [Section; 14] = [
     Section {
         file: "subscription",
         title: "Subscriptions",
-        prefixes: &["hms_subscription_", "hms_event_", "hms_queue_", "HMS_SUBSCRIPTION_", "HMS_QUEUE_", "HMS_WAIT_"],
+        prefixes: &[
+            "hms_subscription_",
+            "hms_event_",
+            "hms_queue_",
+            "HMS_SUBSCRIPTION_",
+            "HMS_QUEUE_",
+            "HMS_WAIT_",
+        ],
     },
+    Section { file: "config", title: "Configuration", prefixes: &["hms_config_"] },
+    Section { file: "metric", title: "Metrics", prefixes: &["hms_metric_"] },
     Section { file: "cli", title: "Command line", prefixes: &["hms_cli_", "HMS_CLI_"] },
 ];
 

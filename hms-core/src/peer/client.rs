@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::Stdio,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -28,11 +28,10 @@ use tokio::{
 use super::{Connection, MAX_FRAME, PROTOCOL_MAJOR, PROTOCOL_MINOR, PeerHandler, SOCKET, offers::Offers};
 use crate::{
     Error, ErrorKind, Result,
-    command::{Caller, CommandSpec, Handler, Update},
+    command::{Caller, Update},
     event::{Event, EventDraft, MAX_WAITING},
     host::STOPPED,
     kernel,
-    service::{Service, ServiceSpec},
 };
 
 /// The command line that runs a host. It must print `ready` when it listens, `busy` when another one has
@@ -63,7 +62,10 @@ pub struct Attach {
 
 /// A peer attached to a home's host. Cheap to clone; the last one dropped detaches.
 #[derive(Clone)]
-pub struct Client(Arc<Shared>, #[expect(dead_code, reason = "dropping the last one detaches")] Arc<Detach>);
+pub struct Client(
+    pub(super) Arc<Shared>,
+    #[expect(dead_code, reason = "dropping the last one detaches")] Arc<Detach>,
+);
 
 struct Detach(Arc<Shared>);
 
@@ -73,23 +75,23 @@ impl Drop for Detach {
     }
 }
 
-struct Shared {
+pub(super) struct Shared {
     attach: Attach,
-    link: watch::Sender<Link>,
+    pub(super) link: watch::Sender<Link>,
     next: AtomicU64,
     /// Where updates of running commands go, by call.
     calls: Mutex<HashMap<u64, tokio::sync::mpsc::UnboundedSender<Update>>>,
     subscriptions: Mutex<HashMap<u64, Arc<Remote>>>,
-    offers: Offers,
+    pub(super) offers: Offers,
     /// The host said that it is being stopped: do not start another.
     stopping: AtomicBool,
     detached: AtomicBool,
     /// Held while subscriptions are issued: each is issued once on each connection.
-    issuing: tokio::sync::Mutex<()>,
+    pub(super) issuing: tokio::sync::Mutex<()>,
 }
 
 #[derive(Clone)]
-enum Link {
+pub(super) enum Link {
     Up { connection: Arc<Connection>, host: Arc<Value> },
     Down,
     Over(Error),
@@ -259,37 +261,6 @@ impl Client {
         self.request("event.publish_batch", json!({"events": part})).await.map(drop)
     }
 
-    /// Offers a service to the system, over its hosts' deaths.
-    ///
-    /// Errors: `already-exists` when its id and version are taken; `host-unavailable`.
-    pub async fn offer_service(&self, spec: ServiceSpec, service: Arc<dyn Service>) -> Result<Offered> {
-        self.offer(|offers| offers.add_service(spec, service)).await
-    }
-
-    /// Offers a command to the system, over its hosts' deaths. What it emits before its answer goes nowhere.
-    ///
-    /// Errors: `already-exists` when its path is taken; `invalid-config`; `host-unavailable`.
-    pub async fn offer_command(&self, spec: CommandSpec, handler: Handler) -> Result<Offered> {
-        self.offer(|offers| offers.add_command(spec, handler)).await
-    }
-
-    async fn offer(&self, add: impl FnOnce(&Offers) -> Result<u64>) -> Result<Offered> {
-        let number = add(&self.0.offers)?;
-        let tasks = tokio::runtime::Handle::current();
-        // From here on, dropping it takes it back.
-        let offered = Offered { client: Arc::downgrade(&self.0), number, tasks };
-        loop {
-            self.0.offers.settled().await;
-            let connection = self.0.connection().await?;
-            let _issuing = self.0.issuing.lock().await;
-            match self.0.offers.register(number, &connection).await {
-                // To the next host, which has not been asked.
-                Err(_) if connection.is_closed() => {}
-                registered => return registered.map(|()| offered),
-            }
-        }
-    }
-
     /// Asks the host to end (or, with `detach`, to let the next one take its agents over), and waits until it
     /// has.
     pub async fn shut_down_host(&self, detach: bool) -> Result<Value> {
@@ -352,31 +323,6 @@ impl Drop for RemoteSubscription {
     }
 }
 
-/// Something that is offered to the system. Dropping it takes it back.
-pub struct Offered {
-    client: Weak<Shared>,
-    number: u64,
-    tasks: tokio::runtime::Handle,
-}
-
-impl Offered {
-    /// Takes it back: it is answered no more, and the host is told. Does not wait; may be called again.
-    pub fn end(&self) {
-        let Some(client) = self.client.upgrade() else { return };
-        let Some((method, params)) = client.offers.remove(self.number) else { return };
-        // Detached, or between two hosts, there is nobody who knows of it.
-        let Link::Up { connection, .. } = client.link.borrow().clone() else { return };
-        let task = self.tasks.spawn(async move { drop(connection.request(method, params).await) });
-        client.offers.ends(task);
-    }
-}
-
-impl Drop for Offered {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
 impl Remote {
     /// Asks a host for it.
     async fn issue(&self, connection: &Connection, params: Value) -> Result<()> {
@@ -411,7 +357,7 @@ impl Remote {
 
 impl Shared {
     /// A living connection; waits for the next one while there is none.
-    async fn connection(&self) -> Result<Arc<Connection>> {
+    pub(super) async fn connection(&self) -> Result<Arc<Connection>> {
         let mut link = self.link.subscribe();
         let wait = link.wait_for(|l| match l {
             Link::Up { connection, .. } => !connection.is_closed(),
@@ -519,6 +465,7 @@ impl Shared {
                 Ok(()) => {}
             }
         }
+        self.offers.renew(&connection).await;
         // A host that hangs later must not leave anybody waiting for ever.
         let watched = connection.clone();
         tokio::spawn(async move { watched.keep_alive(quiet, silent).await });

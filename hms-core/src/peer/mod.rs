@@ -12,9 +12,10 @@ mod offers;
 mod remote_agent;
 mod session;
 
-pub use client::{Attach, Client, HostCommand, Offered, RemoteSubscription};
+pub use client::{Attach, Client, HostCommand, RemoteSubscription};
 pub use connection::{Connection, PeerHandler};
 pub use frame::{MAX_FRAME, PROTOCOL_MAJOR, PROTOCOL_MINOR};
+pub use offers::Offered;
 pub use session::serve;
 
 /// The socket's name in the runtime folder.

@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,7 +18,10 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::Connection;
+use super::{
+    Client, Connection,
+    client::{Link, Shared},
+};
 use crate::{
     Error, ErrorKind, Result,
     command::{Caller, Canceller, CommandContext, CommandSpec, Commands, Handler},
@@ -122,7 +125,7 @@ impl Offers {
 
     /// Registers all of them at the next host. One that it does not take does not keep us from attaching.
     pub(super) async fn renew(&self, connection: &Connection) {
-        let numbers: Vec<u64> = 
+        let numbers: Vec<u64> =
             lock(&self.leases).iter().filter(|(_, lease)| lease.granted).map(|(number, _)| *number).collect();
         for number in numbers {
             if let Err(e) = self.register(number, connection).await
@@ -183,6 +186,64 @@ impl Offers {
         if let Some(canceller) = lock(&self.running).get(&call) {
             canceller.cancel();
         }
+    }
+}
+
+impl Client {
+    /// Offers a service to the system, over its hosts' deaths.
+    ///
+    /// Errors: `already-exists` when its id and version are taken; `host-unavailable`.
+    pub async fn offer_service(&self, spec: ServiceSpec, service: Arc<dyn Service>) -> Result<Offered> {
+        self.offer(|offers| offers.add_service(spec, service)).await
+    }
+
+    /// Offers a command to the system, over its hosts' deaths. What it emits before its answer goes nowhere.
+    ///
+    /// Errors: `already-exists` when its path is taken; `invalid-config`; `host-unavailable`.
+    pub async fn offer_command(&self, spec: CommandSpec, handler: Handler) -> Result<Offered> {
+        self.offer(|offers| offers.add_command(spec, handler)).await
+    }
+
+    async fn offer(&self, add: impl FnOnce(&Offers) -> Result<u64>) -> Result<Offered> {
+        let number = add(&self.0.offers)?;
+        let tasks = tokio::runtime::Handle::current();
+        // From here on, dropping it takes it back.
+        let offered = Offered { client: Arc::downgrade(&self.0), number, tasks };
+        loop {
+            self.0.offers.settled().await;
+            let connection = self.0.connection().await?;
+            let _issuing = self.0.issuing.lock().await;
+            match self.0.offers.register(number, &connection).await {
+                // To the next host, which has not been asked.
+                Err(_) if connection.is_closed() => {}
+                registered => return registered.map(|()| offered),
+            }
+        }
+    }
+}
+
+/// Something that is offered to the system. Dropping it takes it back.
+pub struct Offered {
+    client: Weak<Shared>,
+    number: u64,
+    tasks: tokio::runtime::Handle,
+}
+
+impl Offered {
+    /// Takes it back: it is answered no more, and the host is told. Does not wait; may be called again.
+    pub fn end(&self) {
+        let Some(client) = self.client.upgrade() else { return };
+        let Some((method, params)) = client.offers.remove(self.number) else { return };
+        // Detached, or between two hosts, there is nobody who knows of it.
+        let Link::Up { connection, .. } = client.link.borrow().clone() else { return };
+        let task = self.tasks.spawn(async move { drop(connection.request(method, params).await) });
+        client.offers.ends(task);
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

@@ -189,7 +189,9 @@ struct counting {
     struct answer answer; /* first */
     long next;
     int progress;
-    long end_at;
+    /* Set once the operation's handle is there: the next item destroys it. */
+    int may_end;
+    long ended_at;
 };
 
 static void on_item(const char *item, void *user_data)
@@ -197,7 +199,9 @@ static void on_item(const char *item, void *user_data)
     struct counting *counting = (struct counting *)user_data;
     CHECK(strtol(item, NULL, 10) == counting->next && counting->answer.told.calls == 0);
     counting->next++;
-    if (counting->next == counting->end_at) {
+    if (__atomic_load_n(&counting->may_end, __ATOMIC_ACQUIRE) != 0) {
+        CHECK(counting->ended_at == 0);
+        counting->ended_at = counting->next;
         CHECK_OK(hms_operation_destroy(&counting->answer.own));
     }
 }
@@ -212,7 +216,7 @@ static void on_progress(double fraction, const char *message, void *user_data)
 static void commands(void)
 {
     struct told told = TOLD_INIT;
-    struct counting counting = { { TOLD_INIT, 1, "", NULL }, 1, 0, 0 };
+    struct counting counting = { { TOLD_INIT, 1, "", NULL }, 1, 0, 0, 0 };
     hms_registration_t *mine = NULL, *second = NULL;
     hms_command_options_t options = HMS_COMMAND_OPTIONS_INIT;
     hms_operation_t *operation = NULL;
@@ -245,13 +249,13 @@ static void commands(void)
 
     /* One that never ends by itself is destroyed from within: its handler learns of it. */
     counting.next = 1;
-    counting.end_at = 20;
     counting.answer.told.calls = 0;
     options.args_json = "{\"to\":-1}";
     options.on_progress = NULL;
     CHECK_OK(hms_command_start(hms, "my count", &options, &counting.answer.own));
+    __atomic_store_n(&counting.may_end, 1, __ATOMIC_RELEASE);
     told_wait(&counting.answer.told, &counting.answer.told.drops, 2);
-    CHECK(counting.next == 20 && counting.answer.status == HMS_ERR_CANCELLED);
+    CHECK(counting.ended_at > 1 && counting.next == counting.ended_at && counting.answer.status == HMS_ERR_CANCELLED);
     told_wait(&told, &told.calls, 1);
 
     /* What fails is told, what cannot begin lets go. */

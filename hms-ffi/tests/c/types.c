@@ -202,7 +202,7 @@ static void agents_of_ones_own(void)
     told_wait(&type.told, &type.destroyed, 1);
     CHECK(ask(one, "1") == 15);
     /* What ends by itself is restarted. */
-    ask(one, "\"crash\"");
+    CHECK_OK(hms_agent_tell(one, "me", "\"crash\""));
     told_wait(&type.told, &type.told.calls, 3);
     told_wait(&type.told, &type.destroyed, 2);
     wait_for_status(one, "running");
