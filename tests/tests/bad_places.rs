@@ -32,7 +32,11 @@ fn a_home_below_a_file_is_named() {
     fs::write(&file, "").expect("it can be written");
     let below = file.join("home");
     let failure = home.fails(&["agent", "list", "--home", text(&below)]);
-    failure.says(&failure.kind, failure.code, &[text(&below), &format!("{} is not a folder", file.display())]);
+    failure.says(
+        &failure.kind,
+        failure.code,
+        &[text(&below), &format!("{} is not a folder", file.display())],
+    );
     home.fails(&["system", "status", "--home", text(&below)])
         .says(&failure.kind, failure.code, &["is not a folder"])
         .hints(&["--home"]);

@@ -321,7 +321,9 @@ fn where_a_host_runs_its_servers_are_agents_of_it() {
     let pid = client.result(json!(1), "whoami", "");
     let agents = || home.run(&["agent", "list", "--json"]).ok().json();
     let shown = || agents().as_array()?.iter().find(|a| a["name"] == "mcp-shared").cloned();
-    until("the server is an agent", PATIENCE, || shown().filter(|a| a["pid"] == pid.parse::<i32>().unwrap_or(-1)));
+    until("the server is an agent", PATIENCE, || {
+        shown().filter(|a| a["pid"] == pid.parse::<i32>().unwrap_or(-1))
+    });
     home.run(&["agent", "restart", "mcp-shared"]).ok();
     until("another process serves the same session", PATIENCE, || {
         let answer = client.call(json!(2), "whoami", "").answer();
