@@ -13,8 +13,10 @@ use std::{
 
 use hms_tests::{
     Answer, Home, PATIENCE,
-    codex::{Codex, Model, Say, codex_launcher, codex_program, e2e_folder, file_lock, new_node},
-    hms_program, processes, text, until,
+    codex::{Codex, Model, Say, codex_launcher, codex_program, new_node},
+    hms_program,
+    install::{e2e_folder, file_lock},
+    processes, text, until,
 };
 use rustix::process::Signal;
 use serde_json::json;

