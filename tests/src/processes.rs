@@ -41,6 +41,14 @@ pub fn lives(pid: i32) -> bool {
     threads.map(|t| t.path().join("stat")).any(|stat| state(&stat).is_some_and(|s| s != 'Z' && s != 'X'))
 }
 
+/// Whether every thread of a process is stopped. A signal that stops is on its way for a moment after `kill`
+/// returned, and what runs may still answer then.
+pub fn is_stopped(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let mut states = threads.map(|t| state(&t.path().join("stat"))).peekable();
+    states.peek().is_some() && states.all(|state| state == Some('T'))
+}
+
 /// The state letter of a `stat` file.
 fn state(stat: &Path) -> Option<char> {
     fs::read_to_string(stat).ok()?.rsplit(") ").next()?.chars().next()

@@ -158,6 +158,7 @@ fn a_host_that_hangs_is_told_and_can_be_replaced() {
     attach.deadline = Duration::from_secs(4);
     let attached = runtime.block_on(Client::attach(attach.clone())).expect("there is a host");
     assert!(processes::signal(host, Signal::STOP));
+    until("the host to stop", PATIENCE, || processes::is_stopped(host).then_some(()));
     let Err(e) = runtime.block_on(attached.request("command.list", json!(null))) else {
         panic!("a stopped host answered")
     };
